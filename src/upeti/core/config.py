@@ -1,0 +1,208 @@
+"""The configuration file, as types: what they describe here is what the reference in docs/ says.
+
+``Config`` mirrors ``upeti.toml`` one to one. Reading the file, finding line numbers and checking that
+names fit together is ``control/config_file``; this module holds no input or output.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+RouteName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9_.:/@ -]{1,256})$")]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
+Secret = Annotated[
+    str,
+    Meta(
+        pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+|stored:[A-Za-z0-9_.-]+)$",
+        description="Where a secret is found: `env:NAME`, `file:PATH`, or `stored:NAME` (put there, encrypted, "
+        "with `upeti secrets set NAME`). Never the secret itself.",
+    ),
+]
+
+
+class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[gateway]`: the port that applications talk to, and its limits."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port to listen on; 0 lets the system choose one.")] = 8080
+    workers: Annotated[
+        int, Meta(ge=1, le=256, description="Worker processes that share the port (SO_REUSEPORT). One per core.")
+    ] = 1
+    tls_certificate: Annotated[str, Meta(description="PEM file; with `tls_key` it turns TLS on.")] = ""
+    tls_key: Annotated[str, Meta(description="PEM file of the certificate's private key.")] = ""
+    default_channel: Annotated[
+        str,
+        Meta(
+            description="Channel for paths that name no model (`/v1/files`, `/v1/batches`, …). "
+            "Empty: the first candidate's channel of the first route."
+        ),
+    ] = ""
+    client_left: Annotated[
+        Literal["drain", "cancel"],
+        Meta(
+            description="What happens to an attempt whose client has gone: `drain` reads the answer to its end, so "
+            "the cost is exact; `cancel` cuts it, and it is posted at its bound as estimated."
+        ),
+    ] = "drain"
+    header_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request head; longer is answered 431.")] = 65_536
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, description="Longest request body; longer is answered 413. OpenAI takes 50 MB of images.")
+    ] = 67_108_864
+    answer_bytes_max: Annotated[
+        int, Meta(ge=1024, description="Longest plain JSON answer that is held back until it is settled.")
+    ] = 67_108_864
+    header_timeout_ms: Annotated[
+        Milliseconds, Meta(description="A client must send a whole request within this time once it began one.")
+    ] = 30_000
+    idle_timeout_ms: Annotated[Milliseconds, Meta(description="A quiet keep-alive connection is closed after this time.")] = (
+        120_000
+    )
+    connections_max: Annotated[int, Meta(ge=1, description="Client connections per worker; more are answered 503.")] = 10_000
+    calls_max: Annotated[int, Meta(ge=1, description="Calls in flight per worker; more are answered 503.")] = 8_000
+    drain_timeout_ms: Annotated[
+        Milliseconds, Meta(description="How long a stopping worker waits for the calls in flight.")
+    ] = 60_000
+
+
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[control]`: the keeper's port (health, metrics, control API). Keep it on loopback."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port to listen on; 0 lets the system choose one.")] = 8081
+
+
+class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[journal]`: how durable a call's record is before the call goes on."""
+
+    durability: Annotated[
+        Literal["process", "power"],
+        Meta(
+            description="`process`: records survive the death of the process (kill -9). `power`: they are on the disk "
+            "(fsync) before the attempt is dispatched and before the client gets the last byte."
+        ),
+    ] = "process"
+    segment_bytes: Annotated[int, Meta(ge=65_536, description="A segment file is closed and a new one begun past this size.")] = (
+        67_108_864
+    )
+    segment_seconds: Annotated[int, Meta(ge=1, description="… or past this age, so that closed segments can be turned into Parquet.")] = 300
+
+
+class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[money]`: prices, and what happens without one."""
+
+    unpriced: Annotated[
+        Literal["refuse", "record"],
+        Meta(
+            description="A call whose price is not in the book is refused, or served and recorded as *unpriced*. "
+            "It never counts as zero. A key with a limit always refuses."
+        ),
+    ] = "refuse"
+    price_files: Annotated[
+        tuple[str, ...], Meta(description="Price files of your own, read after the shipped book; a later row wins.")
+    ] = ()
+    rates_file: Annotated[str, Meta(description="Dated exchange rates for showing a bill in another currency.")] = ""
+    output_tokens_default: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Output cap put into a call that names none, where the model's own maximum is not known: "
+            "without a cap a call has no bound.",
+        ),
+    ] = 4096
+
+
+class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[channel]]`: one contract party, account and endpoint through which models are reached."""
+
+    name: Annotated[Name, Meta(description="Name of the channel, used by routes, bills and prices.")]
+    kind: Annotated[
+        Literal["openai_compatible", "azure", "anthropic", "embedded"],
+        Meta(description="The provider's way of addressing and authenticating."),
+    ]
+    base_url: Annotated[
+        str,
+        Meta(
+            description="`https://api.openai.com/v1`, `https://NAME.openai.azure.com`, `https://api.anthropic.com`. "
+            "Left out for `embedded`."
+        ),
+    ] = ""
+    api_key: Secret | None = None
+    prices: Annotated[
+        str, Meta(description="Which part of the price book applies: `openai`, `azure`, `anthropic`, `local`, or one of your own.")
+    ] = ""
+    api_version: Annotated[
+        str, Meta(description="Azure's `api-version`. Empty: Azure's `/openai/v1/` paths, which need none.")
+    ] = ""
+    deployments: Annotated[
+        dict[str, str], Meta(description="Azure: model name → deployment name, where they differ.")
+    ] = msgspec.field(default_factory=dict)
+    entra: Annotated[
+        bool, Meta(description="Azure: a bearer token of Microsoft Entra (`pip install upeti[azure]`) in place of `api_key`.")
+    ] = False
+    organization: Annotated[str, Meta(description="Sent as `OpenAI-Organization`.")] = ""
+    project: Annotated[str, Meta(description="Sent as `OpenAI-Project`.")] = ""
+    ca_file: Annotated[str, Meta(description="PEM file of the authority that signed the endpoint's certificate, if not a public one.")] = ""
+    connect_timeout_ms: Annotated[Milliseconds, Meta(description="Time to a connection, TLS included.")] = 5_000
+    connections_max: Annotated[int, Meta(ge=1, description="Connections per worker to this endpoint.")] = 10_000
+    keepalive_idle_ms: Annotated[
+        Milliseconds, Meta(description="An idle connection is closed after this time: below the provider's own time.")
+    ] = 30_000
+    breaker_failures: Annotated[
+        int, Meta(ge=1, description="Failures in a row after which the channel is left out for a while.")
+    ] = 5
+    breaker_pause_ms: Annotated[Milliseconds, Meta(description="How long it is left out before one call tries it again.")] = 10_000
+
+
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[route.candidate]]`: one way to answer a route's calls."""
+
+    channel: Annotated[Name, Meta(description="Name of a channel.")]
+    model: Annotated[str, Meta(description="The provider's model name. Empty or `*`: the name the client sent.")] = ""
+    order: Annotated[int, Meta(ge=0, description="Lower is tried first. Left out: the candidate's place in the file.")] | None = None
+    weight: Annotated[int, Meta(ge=0, description="Share among candidates of the same order; 0 only takes failovers.")] = 1
+    output_tokens_max: Annotated[int, Meta(ge=1, description="Output cap put into calls that name none.")] | None = None
+    context_tokens: Annotated[
+        int, Meta(ge=1, description="The model's context window: the bound of input that cannot be counted in bytes (images, files).")
+    ] | None = None
+
+
+class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[route]]`: a public model name and the candidates behind it. `*` takes every name without a route."""
+
+    name: Annotated[RouteName, Meta(description="The model name that clients send.")]
+    candidate: Annotated[tuple[Candidate, ...], Meta(min_length=1, description="In the order in which they are tried.")]
+    deadline_ms: Annotated[Milliseconds, Meta(description="A call must have begun to answer within this time, over all its attempts.")] = 600_000
+    attempt_timeout_ms: Annotated[Milliseconds, Meta(description="Time to the first byte of one attempt; then the next candidate.")] = 600_000
+    stream_idle_ms: Annotated[Milliseconds, Meta(description="Longest silence within an answer before it counts as cut.")] = 120_000
+    attempts_max: Annotated[int, Meta(ge=1, le=16, description="Attempts of one call over all candidates.")] = 4
+
+
+class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[key]]`: a client key kept in the file. `upeti keys create` makes keys without editing it."""
+
+    id: Annotated[Name, Meta(description="Public id, shown in bills.")]
+    tenant: Annotated[Name, Meta(description="Who pays.")]
+    project: Annotated[str, Meta(description="A part of the tenant.")] = ""
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, in hex.")] = ""
+    secret: Secret | None = None
+    limit: Annotated[str, Meta(description="What the key may spend in all, in USD, as a decimal string. Empty: no limit.")] = ""
+    routes: Annotated[tuple[str, ...], Meta(description="Routes the key may use. Empty: all.")] = ()
+    feature: Annotated[str, Meta(description="Feature of calls that carry no tag.")] = ""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`upeti.toml`."""
+
+    data_dir: Annotated[str, Meta(description="Where the journal, the state and the events are kept. Relative to the file.")] = "upeti-data"
+    gateway: Gateway = msgspec.field(default_factory=Gateway)
+    control: Control = msgspec.field(default_factory=Control)
+    journal: Journal = msgspec.field(default_factory=Journal)
+    money: Money = msgspec.field(default_factory=Money)
+    channel: tuple[Channel, ...] = ()
+    route: tuple[Route, ...] = ()
+    key: tuple[Key, ...] = ()

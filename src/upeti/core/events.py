@@ -1,0 +1,108 @@
+"""What is written to the journal: the facts of which everything else is a fold.
+
+Records are encoded as MessagePack arrays (`array_like`), so fields are only ever appended, each new one
+with a default, and never renamed in meaning. Times are nanoseconds since 1970 UTC, money is pico units
+of ``currency``. An attempt is named by ``(instance, call, attempt)``: the worker process that made it
+(named in the segment's first record), that process's running call number, and the attempt's number
+within the call.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+JOURNAL_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """How the hold of an attempt was settled."""
+
+    POSTED = "posted"  # at the exact cost of reported meters
+    VOIDED = "voided"  # nothing was sent, nothing is owed
+    ESTIMATED = "estimated"  # the end is unknown: posted at the bound, corrected when the provider reports
+    UNPRICED = "unpriced"  # meters known or not, but no price in the book: owed an unknown amount
+
+
+class SegmentOpened(msgspec.Struct, frozen=True, array_like=True, tag="segment"):
+    """First record of every segment file."""
+
+    version: int
+    instance: str  # e.g. "w0-5f0c…": one process from start to end
+    number: int  # of the segment, from 0
+    at_ns: int
+    carried: tuple["AttemptOpened", ...] = ()  # attempts opened in an earlier segment and not settled yet
+
+
+class AttemptOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened", gc=False):
+    """Written before the attempt is dispatched."""
+
+    call: int
+    attempt: int
+    at_ns: int
+    call_id: str  # what the client sees as x-request-id
+    tenant: str
+    project: str
+    key: str  # the key's public id, never the secret
+    feature: str  # "" when the caller gave none
+    task: str
+    route: str  # the model name the client asked for
+    channel: str
+    model: str  # the model name sent upstream
+    wire: str  # "chat_completions", "responses", …
+    stream: bool
+    budgets: tuple[str, ...]  # ids of the budgets the bound is held on
+    bound_pico: int  # None is never written: what cannot be bounded is refused or held at 0 as unpriced
+    currency: str = "USD"
+
+
+class AttemptSettled(msgspec.Struct, frozen=True, array_like=True, tag="settled", gc=False):
+    """Written before the client gets the last byte."""
+
+    call: int
+    attempt: int
+    at_ns: int
+    outcome: Outcome
+    ended: str  # a value of gateway.exchange.Ended: how the attempt ended
+    status: int  # HTTP status of the provider, 0 when there was none
+    meters: dict[str, int] | None  # None: unknown
+    cost_pico: int
+    price_id: str = ""  # which row of the price book, "" when none applied
+    first_byte_us: int = -1  # from dispatch to the first byte of the answer, -1 when there was none
+    total_us: int = -1  # from dispatch to the end of the answer
+    provider_request_id: str = ""
+
+
+class AttemptRecovered(msgspec.Struct, frozen=True, array_like=True, tag="recovered"):
+    """Written by the keeper for an attempt whose worker died: posted at its bound, as estimated."""
+
+    instance: str  # of the worker that died
+    opened: AttemptOpened
+    at_ns: int
+    cost_pico: int
+
+
+class CallRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """A known caller's call that was refused before any attempt."""
+
+    call: int
+    at_ns: int
+    call_id: str
+    tenant: str
+    project: str
+    key: str
+    feature: str
+    task: str
+    route: str
+    code: str  # of the error, e.g. "budget_exceeded"
+
+
+class SegmentClosed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
+    """Last record of a segment that was ended on purpose (rotation, graceful stop)."""
+
+    at_ns: int
+    final: bool  # True: the instance ended here
+
+
+Record = SegmentOpened | AttemptOpened | AttemptSettled | AttemptRecovered | CallRefused | SegmentClosed

@@ -1,0 +1,130 @@
+"""The words between a worker and the keeper.
+
+Frames on a Unix socket (``data_dir/run/keeper.sock``): a little-endian u32 length, then one of these as
+MessagePack. The worker connects, says ``Hello``, and asks; the keeper answers and tells. A lease is a part of a
+budget that one worker may hold from without asking; its truth is the keeper's store, and Σ leases + spent ≤ limit
+holds at every moment. All amounts are pico units.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+FRAME_HEAD = struct.Struct("<I")
+FRAME_BYTES_MAX = 16 * 1024 * 1024  # a metrics frame of a busy worker is a few KB; more is a broken peer
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
+    """First word of a worker. ``instance`` names its journal and its leases."""
+
+    instance: str
+    worker: int
+    pid: int
+
+
+class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
+    """The worker needs ``need_pico`` more on a budget than its lease has left.
+
+    ``posted_pico`` is all the worker has posted on the budget since it started: what the keeper may move from
+    leased to spent.
+    """
+
+    budget: str
+    need_pico: int
+    posted_pico: int
+
+
+class LeaseReturn(msgspec.Struct, frozen=True, array_like=True, tag="return"):
+    """The worker gives back ``amount_pico`` of a lease (a recall's answer, or idle, or at the end)."""
+
+    budget: str
+    amount_pico: int
+    posted_pico: int
+
+
+class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics"):
+    """All counters of a worker since its start: (name, ((label, value), …)) → value; sent every second."""
+
+    values: dict[str, float]  # key: 'name{label="value",…}', a Prometheus sample name
+
+
+class MetricsAsk(msgspec.Struct, frozen=True, array_like=True, tag="metrics?"):
+    """The worker was asked for /metrics and wants the text for all workers."""
+
+    request: int
+
+
+class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
+    """Answer to LeaseAsk: ``amount_pico`` is added to the worker's lease (0: there is no more).
+
+    ``left_pico`` is what is neither spent nor leased to anyone after this grant; ``limit_pico`` the budget's limit;
+    ``resets_ns`` when its window ends (0: never).
+    """
+
+    budget: str
+    amount_pico: int
+    left_pico: int
+    limit_pico: int
+    resets_ns: int = 0
+
+
+class LeaseRecall(msgspec.Struct, frozen=True, array_like=True, tag="recall"):
+    """Another worker needs it: give back what is not held."""
+
+    budget: str
+
+
+class SnapshotReady(msgspec.Struct, frozen=True, array_like=True, tag="snapshot"):
+    """There is a new snapshot file."""
+
+    version: int
+
+
+class MetricsText(msgspec.Struct, frozen=True, array_like=True, tag="metrics="):
+    request: int
+    text: str
+
+
+WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk
+KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText
+
+_encoder = msgspec.msgpack.Encoder()
+_worker_words = msgspec.msgpack.Decoder(WorkerWord)
+_keeper_words = msgspec.msgpack.Decoder(KeeperWord)
+
+
+def frame(word: WorkerWord | KeeperWord) -> bytes:
+    payload = _encoder.encode(word)
+    return FRAME_HEAD.pack(len(payload)) + payload
+
+
+def decode_worker_word(payload: bytes) -> WorkerWord:
+    return _worker_words.decode(payload)
+
+
+def decode_keeper_word(payload: bytes) -> KeeperWord:
+    return _keeper_words.decode(payload)
+
+
+class FrameReader:
+    """Bytes in, payloads out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Raises ``ValueError`` for a frame longer than ``FRAME_BYTES_MAX``."""
+        self._buffer += data
+        payloads = []
+        while len(self._buffer) >= FRAME_HEAD.size:
+            (length,) = FRAME_HEAD.unpack_from(self._buffer)
+            if length > FRAME_BYTES_MAX:
+                raise ValueError(f"frame of {length} bytes")
+            end = FRAME_HEAD.size + length
+            if len(self._buffer) < end:
+                break
+            payloads.append(bytes(self._buffer[FRAME_HEAD.size : end]))
+            del self._buffer[:end]
+        return payloads

@@ -1,0 +1,117 @@
+"""The snapshot: everything a worker knows, frozen, swapped in whole.
+
+The keeper compiles it from the configuration, the state and the price book, and leaves it as one file; a
+worker reads the file at start and whenever the keeper says there is a new one. Nothing else changes what a
+worker does. Secrets are not in it, only where they are found.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from upeti.core.config import Gateway, Journal
+from upeti.money.price import Price
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who a key stands for."""
+
+    key: str  # public id
+    tenant: str
+    project: str
+    feature: str = ""  # when a call carries no tag
+    budgets: tuple[str, ...] = ()  # ids of the budgets every attempt is held on; () = no limit
+    routes: frozenset[str] = frozenset()  # empty: all
+    expires_ns: int = 0  # 0: never
+
+
+class SecretRef(msgspec.Struct, frozen=True):
+    """Where a provider secret is found, and, for a stored one, its ciphertext."""
+
+    kind: str  # "env" | "file" | "stored"
+    name: str
+    sealed: bytes = b""
+
+
+class ChannelView(msgspec.Struct, frozen=True):
+    """A channel as the data plane needs it."""
+
+    name: str
+    kind: str
+    host: str
+    port: int
+    tls: bool
+    path: str  # path prefix of base_url, without a trailing slash
+    api_key: SecretRef | None = None
+    api_version: str = ""
+    deployments: dict[str, str] = msgspec.field(default_factory=dict)
+    entra: bool = False
+    organization: str = ""
+    project: str = ""
+    ca_file: str = ""
+    connect_timeout_ms: int = 5_000
+    connections_max: int = 10_000
+    keepalive_idle_ms: int = 30_000
+    breaker_failures: int = 5
+    breaker_pause_ms: int = 10_000
+    purposes: frozenset[str] = frozenset({"serve"})  # what rights.permit allows on this channel
+
+
+class CandidateView(msgspec.Struct, frozen=True):
+    """A candidate with its price: an own model is one more of these."""
+
+    channel: str
+    model: str  # "" = the name the client sent
+    order: int
+    weight: int
+    prices: dict[str, tuple[Price, ...]]  # model → rows ascending by date; "*" any model of the channel
+    output_tokens_max: int | None = None  # cap put into calls that name none
+    context_tokens: int | None = None
+
+
+class RouteView(msgspec.Struct, frozen=True):
+    name: str
+    candidates: tuple[CandidateView, ...]  # ascending by order
+    deadline_ms: int = 600_000
+    attempt_timeout_ms: int = 600_000
+    stream_idle_ms: int = 120_000
+    attempts_max: int = 4
+    created_s: int = 0  # for /v1/models
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    version: int
+    gateway: Gateway
+    journal: Journal
+    keys: dict[bytes, Caller]  # SHA-256 of the key → caller
+    channels: dict[str, ChannelView]
+    routes: dict[str, RouteView]
+    default_channel: str = ""
+    unpriced: str = "refuse"  # "refuse" | "record"
+    output_tokens_default: int = 4096
+
+
+_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    return msgspec.msgpack.encode(snapshot)
+
+
+def decode(data: bytes) -> Snapshot:
+    """Raises ``msgspec.DecodeError`` when the data is not a snapshot of this version's shape."""
+    return _decoder.decode(data)
+
+
+def read(path: Path) -> Snapshot:
+    return decode(path.read_bytes())
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Replace the file in one step: a reader sees the old one or the new one, never a part."""
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(encode(snapshot))
+    partial.chmod(0o600)
+    partial.replace(path)

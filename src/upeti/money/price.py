@@ -1,0 +1,90 @@
+"""A price and what it says: cost of meters, bound of an attempt.
+
+Rules: unknown is never zero. A meter without a price of its own is priced by another only where the
+provider says so (``PRICED_AS``); otherwise the attempt is unpriced. The bound uses the dearest cell a
+call can reach, so an attempt's cost never exceeds what was held for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from upeti.core import meters as m
+
+# Which price applies to a meter that has none of its own, and why:
+# - reasoning tokens are billed as output tokens (OpenAI pricing page; Anthropic "extended thinking").
+# - cached input without a listed discount is billed as input (OpenAI, models before prompt caching).
+# Audio, cache writes and seconds have no such rule: without a price they are unpriced.
+PRICED_AS: Final[Mapping[str, str]] = {m.OUTPUT_REASONING: m.OUTPUT, m.INPUT_CACHED: m.INPUT}
+
+
+class Cliff(msgspec.Struct, frozen=True, array_like=True):
+    """Prices that hold for a whole attempt once its input, over all input meters, passes a size."""
+
+    above_input_tokens: int
+    pico: dict[str, int]  # meter → pico units per counted unit
+
+
+class Price(msgspec.Struct, frozen=True, array_like=True):
+    """One row of the price book: what a model costs on a channel from a date on."""
+
+    id: str  # first 16 hex digits of the SHA-256 of the row's canonical JSON
+    currency: str
+    effective_ns: int  # from this moment on, UTC
+    pico: dict[str, int]  # meter → pico units per counted unit
+    cliffs: tuple[Cliff, ...] = ()  # ascending
+    per_call_pico: int = 0
+    source: str = ""
+    remark: str = ""
+
+
+def price_at(prices: tuple[Price, ...], at_ns: int) -> Price | None:
+    """Return the newest of ``prices`` (ascending by date) in force at ``at_ns``."""
+    for price in reversed(prices):
+        if price.effective_ns <= at_ns:
+            return price
+    return None
+
+
+def cost_of(price: Price, meters: Mapping[str, int]) -> int | None:
+    """Return the exact cost in pico units of ``meters``, or None when a counted meter has no price."""
+    cells = price.pico
+    if price.cliffs:
+        input_tokens = sum(meters.get(name, 0) for name in m.INPUT_METERS)
+        for cliff in price.cliffs:
+            if input_tokens > cliff.above_input_tokens:
+                cells = cliff.pico
+    total = price.per_call_pico
+    for name, quantity in meters.items():
+        cell = cells.get(name)
+        if cell is None:
+            cell = cells.get(PRICED_AS.get(name, ""))
+            if cell is None:
+                if quantity:
+                    return None
+                continue
+        total += quantity * cell
+    return total
+
+
+def dearest(price: Price) -> tuple[int, int]:
+    """Return the dearest input and the dearest output price per token over all cells and cliffs."""
+    input_pico = output_pico = 0
+    for cells in (price.pico, *(cliff.pico for cliff in price.cliffs)):
+        input_pico = max(input_pico, *(cells.get(name, 0) for name in m.INPUT_METERS))
+        output_pico = max(output_pico, *(cells.get(name, 0) for name in m.OUTPUT_METERS))
+    return input_pico, output_pico
+
+
+def bound_of(price: Price, *, input_tokens_max: int, output_tokens_max: int, choices: int = 1) -> int:
+    """Return a cost in pico units that the attempt cannot exceed.
+
+    ``input_tokens_max`` is the body's length in bytes (a byte-level tokenizer makes no more tokens than
+    bytes) or the context window where the input is not in the body. Every choice is billed its own output;
+    the input is counted once per choice too, which some providers do.
+    """
+    input_pico, output_pico = dearest(price)
+    return price.per_call_pico + choices * (input_tokens_max * input_pico + output_tokens_max * output_pico)
