@@ -1,1 +1,1 @@
-"""The truth: a hash-chained record of what happened, and what is read out of it. Imports nothing by itself."""
+"""The truth: a hash-chained record of what happened, and what is read out of it. Has no imports."""

@@ -5,8 +5,8 @@ A segment file ``{data_dir}/journal/{instance}/{number:08d}.upj`` is a sequence 
 The digest is ``sha256(previous digest + payload)``; the chain starts at ``GENESIS`` and runs on through all
 segments of an instance, so nothing can be changed, left out or moved unseen.
 
-An incomplete last block is a *torn tail*: the process was killed within a write, nothing in it was promised to
-anyone, and it is left out. Everything else that does not fit is damage.
+An incomplete last block is a *torn tail*: the process was killed within a write, nothing in it was promised
+to anyone, and it is left out. Everything else that does not fit is damage.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _sha256 = hashlib.sha256
 _pack = HEADER.pack
 
 
-class TailDamaged(JournalError):
+class TailDamageError(JournalError):
     """The last block is complete in length but unreadable, and no sound block follows it.
 
     Bit rot looks like this, and so does a power loss before the block was on the disk.
@@ -76,7 +76,8 @@ def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base:
     """Yield every block of ``data`` from ``offset`` on; ``base`` is where ``data`` begins in its file.
 
     Offsets yielded and named in errors are the file's. Ends without an error at a torn tail: what comes after
-    the last yielded end is torn. Raises ``JournalError`` for damage, ``TailDamaged`` where it is the last block's.
+    the last yielded end is torn. Raises ``JournalError`` for damage, and its kind ``TailDamageError`` where no
+    sound block follows.
     """
     size = len(data)
     while offset < size:
@@ -92,7 +93,7 @@ def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base:
                 return  # a file system that lost power after growing the file shows zeros
             raise _damage(data, offset, base, "this is no block")
         if end > size:
-            if _length_is_damaged(data, body, crc) or _sound_block_after(data, body):
+            if _sound_block_after(data, body) or _length_is_damaged(data, body, crc):
                 raise JournalError(f"byte {base + offset}: the block's length is damaged; {_CURE}")
             return
         payload = data[body:end]
@@ -113,7 +114,7 @@ _CURE = "restore this file from a copy, `upeti journal verify` shows what is los
 
 
 def _damage(data: bytes, offset: int, base: int, what: str) -> JournalError:
-    kind = JournalError if _sound_block_after(data, offset + 1) else TailDamaged
+    kind = JournalError if _sound_block_after(data, offset + 1) else TailDamageError
     return kind(f"byte {base + offset}: {what}; {_CURE}")
 
 
@@ -122,10 +123,14 @@ def _could_be_torn_header(rest: bytes) -> bool:
 
 
 def _length_is_damaged(data: bytes, body: int, crc: int) -> bool:
-    """Tell a wrong length from a torn tail: a torn payload nowhere has the checksum of the whole one."""
-    if crc32(data[body:]) == crc:
-        return True
-    return any(crc32(data[body:end]) == crc for end in _magics(data, body))
+    """Tell a wrong length from a torn tail: no beginning of a torn payload has the checksum of the whole."""
+    running, start = 0, body
+    for end in (*_magics(data, body), len(data)):
+        running = crc32(data[start:end], running)
+        if running == crc:
+            return True
+        start = end
+    return False
 
 
 def _sound_block_after(data: bytes, start: int) -> bool:
