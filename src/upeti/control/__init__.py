@@ -1,0 +1,1 @@
+"""What stands beside the data plane: configuration, state, the keeper and the supervisor."""

@@ -1,0 +1,164 @@
+"""What the fields of a configuration must be to each other: names exist and are unique, pairs are whole.
+
+``problems_of`` finds everything that would stop Upeti from serving; it looks at the file system for the
+files that are named, and at nothing else. What only costs the user a surprise is a warning, found when the
+snapshot is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from upeti.core.amount import AmountError, parse_pico
+from upeti.core.config import Channel, Config, Control, Key
+
+# sun_path of a Unix socket's address is 108 bytes with its closing zero (unix(7)).
+SOCKET_PATH_BYTES_MAX: Final = 107
+KEEPER_SOCKET: Final = Path("run") / "keeper.sock"
+
+_NEEDS_URL: Final = {
+    "openai_compatible": "https://api.openai.com/v1",
+    "azure": "https://NAME.openai.azure.com",
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong: where in the file, what, and what to do about it."""
+
+    path: str  # such as route[1].candidate[0].channel
+    what: str
+    cure: str
+
+
+def problems_of(config: Config) -> list[Problem]:
+    """Return every problem, in no particular order."""
+    return [
+        *_unique("channel", "name", [channel.name for channel in config.channel]),
+        *_unique("route", "name", [route.name for route in config.route]),
+        *_unique("key", "id", [key.id for key in config.key]),
+        *_unique("key", "sha256", [key.sha256 for key in config.key]),
+        *_gateway(config),
+        *_files(config),
+        *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
+        *_candidates(config),
+        *(found for place, key in enumerate(config.key) for found in _key(place, key, config)),
+    ]
+
+
+def _unique(table: str, field: str, values: Iterable[str]) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for place, value in enumerate(values):
+        if value and value in seen:
+            what = f"a second {table} with the {field} `{value}`"
+            yield Problem(
+                f"{table}[{place}].{field}", what, f"the first is {table}[{seen[value]}]: rename one"
+            )
+        seen.setdefault(value, place)
+
+
+def _gateway(config: Config) -> Iterator[Problem]:
+    gateway, control = config.gateway, config.control
+    for name, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
+        if getattr(gateway, name) and not getattr(gateway, other):
+            yield Problem(
+                f"gateway.{name}", f"`{name}` without `{other}`", f"add `{other}`, or leave both out"
+            )
+    if gateway.port and gateway.port == control.port and gateway.host == control.host:
+        path = "gateway.port" if control.port == Control().port else "control.port"
+        yield Problem(path, "gateway and control have the same port", "choose another; 0 takes a free one")
+    names = [channel.name for channel in config.channel]
+    if gateway.default_channel and gateway.default_channel not in names:
+        what = f"there is no channel `{gateway.default_channel}`"
+        yield Problem("gateway.default_channel", what, _choose(gateway.default_channel, names, "[[channel]]"))
+    socket = Path(config.data_dir) / KEEPER_SOCKET
+    if len(bytes(socket)) > SOCKET_PATH_BYTES_MAX:
+        what = f"data_dir is too long: its Unix socket {socket} has {len(bytes(socket))} bytes"
+        yield Problem("data_dir", what, f"choose one so that it has at most {SOCKET_PATH_BYTES_MAX}")
+
+
+def _files(config: Config) -> Iterator[Problem]:
+    named = [
+        ("gateway.tls_certificate", config.gateway.tls_certificate),
+        ("gateway.tls_key", config.gateway.tls_key),
+        ("money.rates_file", config.money.rates_file),
+        *((f"money.price_files[{place}]", file) for place, file in enumerate(config.money.price_files)),
+        *((f"channel[{place}].ca_file", channel.ca_file) for place, channel in enumerate(config.channel)),
+    ]
+    for path, file in named:
+        if file and not Path(file).is_file():
+            yield Problem(path, f"there is no file {file}", "correct the path; it is relative to this file")
+
+
+def _channel(place: int, channel: Channel) -> Iterator[Problem]:
+    here = f"channel[{place}]"
+    name = f"channel `{channel.name}`"
+    if channel.base_url:
+        url = urlsplit(channel.base_url)
+        try:
+            sound = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            sound = False
+        if not sound or url.query or url.fragment or url.username is not None:
+            cure = "write it like https://api.openai.com/v1, without user, query or fragment"
+            yield Problem(f"{here}.base_url", f"{name}: `base_url` is no address", cure)
+    elif channel.kind in _NEEDS_URL:
+        yield Problem(here, f"{name} has no `base_url`", f'add base_url = "{_NEEDS_URL[channel.kind]}"')
+    if channel.kind == "anthropic" and channel.api_key is None:
+        yield Problem(here, f"{name} has no `api_key`", 'add api_key = "env:ANTHROPIC_API_KEY"')
+    if channel.kind == "azure":
+        if channel.api_key is None and not channel.entra:
+            cure = 'add api_key = "env:AZURE_OPENAI_API_KEY", or entra = true'
+            yield Problem(here, f"{name} has neither `api_key` nor `entra`", cure)
+        if channel.api_key is not None and channel.entra:
+            yield Problem(f"{here}.entra", f"{name} has both `api_key` and `entra`", "leave one out")
+        return
+    for field in ("entra", "api_version", "deployments"):
+        if getattr(channel, field):
+            what = f"{name}: `{field}` is for channels of kind `azure`"
+            yield Problem(f"{here}.{field}", what, "leave it out, or change the kind")
+
+
+def _candidates(config: Config) -> Iterator[Problem]:
+    names = [channel.name for channel in config.channel]
+    for place, route in enumerate(config.route):
+        for index, candidate in enumerate(route.candidate):
+            if candidate.channel not in names:
+                cure = _choose(candidate.channel, names, "[[channel]]")
+                path = f"route[{place}].candidate[{index}].channel"
+                yield Problem(path, f"route `{route.name}`: there is no channel `{candidate.channel}`", cure)
+
+
+def _key(place: int, key: Key, config: Config) -> Iterator[Problem]:
+    here = f"key[{place}]"
+    if bool(key.sha256) == (key.secret is not None):
+        cure = 'give one: sha256 = "…" or secret = "env:NAME", or make the key with `upeti keys create`'
+        which = "both `sha256` and `secret`" if key.sha256 else "neither `sha256` nor `secret`"
+        yield Problem(here, f"key `{key.id}` has {which}", cure)
+    if key.limit:
+        try:
+            negative = parse_pico(key.limit) < 0
+        except AmountError as error:
+            yield Problem(f"{here}.limit", f"key `{key.id}`: {error}", 'write it like limit = "10.50"')
+        else:
+            if negative:
+                cure = "give what the key may spend in all; empty is no limit"
+                yield Problem(f"{here}.limit", f"key `{key.id}`: a limit below zero", cure)
+    routes = [route.name for route in config.route]
+    for index, name in enumerate(key.routes):
+        # With a route for every name a key may be bound to names that have no route of their own.
+        if name not in routes and "*" not in routes:
+            what = f"key `{key.id}`: there is no route `{name}`"
+            yield Problem(f"{here}.routes[{index}]", what, _choose(name, routes, "[[route]]"))
+
+
+def _choose(name: str, names: list[str], table: str) -> str:
+    near = get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"choose from {', '.join(names)}, or add a {table}" if names else f"add a {table}"
