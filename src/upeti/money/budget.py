@@ -5,8 +5,8 @@ overspend. A lease's truth is two sums that only grow or are given back: what wa
 has posted. Plain integers of pico units; no clock, no store: whoever calls makes a change durable before he
 tells anyone.
 
-A cost above its bound is an error of the bound. It is spent in full, never clamped, and the lease of its holder
-is empty until what it overran is made good.
+A cost above its bound is an error of the bound. It is spent in full, never clamped, and the lease of its
+holder is empty until what it overran is made good.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Budget(msgspec.Struct):
     def report(self, holder: str, posted_pico: int) -> None:
         """Move what ``holder`` has posted since its last word from leased to spent.
 
-        ``posted_pico`` is the sum since the holder began; an older, lower sum that comes late changes nothing.
+        ``posted_pico`` is the sum since the holder began; an older, lower sum that comes late changes
+        nothing.
         """
         lease = self.leases.setdefault(holder, Lease())
         fresh_pico = posted_pico - lease.posted_pico
@@ -57,9 +58,9 @@ class Budget(msgspec.Struct):
     def grant(self, holder: str, need_pico: int, holders: int) -> int:
         """Add to the lease of ``holder`` and return by how much: at most the rest, 0 when there is none.
 
-        With plenty left the grant is half of an equal share for each of ``holders``, so that most calls need
-        no word; it shrinks as the rest shrinks, down to the bare need. Less than the need is granted when that
-        is all there is: the holder may have several calls waiting, and some of them may fit.
+        With plenty left the grant is half of an equal share for each of ``holders``, so that most calls
+        need no word; it shrinks as the rest shrinks, down to the bare need. Less than the need is granted
+        when that is all there is: the holder may have several calls waiting, and some of them may fit.
         """
         slice_pico = max(need_pico, self.rest_pico // (2 * max(1, holders)))
         amount_pico = max(0, min(slice_pico, self.rest_pico))
