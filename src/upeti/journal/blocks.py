@@ -21,7 +21,7 @@ from zlib import crc32
 import msgspec
 
 from upeti.core.errors import JournalError
-from upeti.core.events import Record
+from upeti.core.events import Record, SegmentClosed
 
 MAGIC: Final = b"UPJ1"
 HEADER: Final = struct.Struct("<4sII32s")  # magic, payload bytes, CRC-32 of the payload, digest
@@ -75,9 +75,9 @@ def encode_block(previous_digest: bytes, records: list[Record]) -> tuple[bytes, 
 def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base: int = 0) -> Iterator[Block]:
     """Yield every block of ``data`` from ``offset`` on; ``base`` is where ``data`` begins in its file.
 
-    Offsets yielded and named in errors are the file's. Ends without an error at a torn tail: what comes after
-    the last yielded end is torn. Raises ``JournalError`` for damage, and its kind ``TailDamageError`` where no
-    sound block follows.
+    Offsets yielded and named in errors are the file's. Ends without an error at a torn tail: what comes
+    after the last yielded end is torn. Raises ``JournalError`` for damage, and its kind ``TailDamageError``
+    where no sound block follows.
     """
     size = len(data)
     while offset < size:
@@ -108,6 +108,22 @@ def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base:
         yield base + offset, base + end, digest, records
         previous_digest = digest
         offset = end
+
+
+def ends_closed(tail: bytes) -> bool:
+    """Tell from the last bytes of a segment, at least a few hundred, whether it was ended on purpose.
+
+    The writer gives SegmentClosed a block of its own, so it is found without reading the segment.
+    """
+    offset = tail.rfind(MAGIC)
+    while offset >= 0:
+        body = offset + _HEADER_BYTES
+        if body <= len(tail):
+            _, length, crc, _ = HEADER.unpack_from(tail, offset)
+            if body + length == len(tail) and crc32(tail[body:]) == crc:
+                return isinstance(_decode(tail[body:])[-1], SegmentClosed)
+        offset = tail.rfind(MAGIC, 0, offset)
+    return False
 
 
 _CURE = "restore this file from a copy, `upeti journal verify` shows what is lost"

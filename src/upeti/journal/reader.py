@@ -16,6 +16,7 @@ from upeti.core.events import (
     AttemptOpened,
     AttemptRecovered,
     AttemptSettled,
+    Outcome,
     Record,
     SegmentClosed,
     SegmentOpened,
@@ -28,9 +29,12 @@ from upeti.journal.blocks import (
     SEGMENT_SUFFIX,
     TailDamageError,
     decode_blocks,
+    ends_closed,
     journal_dir,
     segment_number,
 )
+
+_LAST_BYTES = 1024  # a block with nothing but SegmentClosed has about 70
 
 AttemptName = tuple[int, int]  # call, attempt: unique within an instance
 
@@ -42,8 +46,14 @@ def instances(data_dir: Path) -> list[Path]:
 
 
 def segments(directory: Path) -> list[Path]:
-    """Return an instance's segment files, by number. Raises ``JournalError`` for a file with a wrong name."""
-    return sorted(directory.glob(f"*{SEGMENT_SUFFIX}"), key=segment_number)
+    """Return an instance's segment files, by number. Raises ``JournalError`` for a file with a wrong name.
+
+    Empty files at the end do not count: the process was killed between making one and writing to it.
+    """
+    paths = sorted(directory.glob(f"*{SEGMENT_SUFFIX}"), key=segment_number)
+    while paths and not paths[-1].stat().st_size:
+        paths.pop()
+    return paths
 
 
 class SegmentScan:
@@ -66,13 +76,21 @@ class SegmentScan:
             file.seek(start)
             data = file.read()
         try:
-            for _, self.end, self.digest, records in decode_blocks(data, self.digest, base=start):
+            for _, end, digest, records in decode_blocks(data, self.digest, base=start):
+                self.end, self.digest = end, digest
                 yield records
         except TailDamageError as error:
             self.tail_damage = f"{self.path.parent.name}/{self.path.name}: {error}"
         except JournalError as error:
             raise JournalError(f"{self.path.parent.name}/{self.path.name}: {error}") from error
         self.torn_bytes = start + len(data) - self.end
+
+    def check_whole(self) -> None:
+        """Raise ``JournalError`` when the segment, though not the last, does not end with a whole block."""
+        if self.torn_bytes:
+            where = f"{self.path.parent.name}/{self.path.name}: byte {self.end}: the end is torn"
+            cure = "a later segment follows, so this is damage: restore the file from a copy"
+            raise JournalError(f"{self.tail_damage or where}; {cure}")
 
 
 class SegmentReading(msgspec.Struct, frozen=True):
@@ -103,6 +121,13 @@ def read_segment(path: Path, previous_digest: bytes, *, offset: int = 0) -> Segm
     scan = SegmentScan(path, previous_digest, offset=offset)
     records = [record for block in scan for record in block]
     return SegmentReading(path, records, scan.end, scan.digest, scan.torn_bytes, scan.tail_damage)
+
+
+def is_closed(path: Path) -> bool:
+    """Tell from its last bytes whether a segment was ended on purpose (rotation, graceful stop)."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+        return ends_closed(file.read())
 
 
 def digest_at_end(path: Path) -> bytes:
@@ -151,7 +176,7 @@ class InstanceFold:
     def advance(self) -> None:
         """Read on to the present end. Raises ``JournalError`` when the journal is damaged."""
         paths = segments(self.directory)
-        if len(paths) < self._segment:
+        if self._segment and len(paths) <= self._segment:
             raise JournalError(
                 f"{self.directory.name}: segments that were there are missing; restore them from a copy"
             )
@@ -167,11 +192,8 @@ class InstanceFold:
             for records in scan:
                 self._take(records)
                 self._offset, self._digest = scan.end, scan.digest
-            if index < len(paths) - 1 and scan.torn_bytes and _has_bytes(paths[index + 1 :]):
-                why = scan.tail_damage or f"{path.parent.name}/{path.name}: byte {scan.end}: the end is torn"
-                raise JournalError(
-                    f"{why}; a later segment follows, so this is damage: restore it from a copy"
-                )
+            if index < len(paths) - 1:
+                scan.check_whole()
 
     def _take(self, records: list[Record]) -> None:
         for record in records:
@@ -180,19 +202,21 @@ class InstanceFold:
             elif isinstance(record, AttemptSettled):
                 opened = self.open.pop((record.call, record.attempt), None)
                 if opened is None:
-                    raise JournalError(
-                        f"{self.directory.name}: attempt {record.call}-{record.attempt} was settled but is not "
-                        "open; see `upeti journal verify`"
-                    )
+                    self._check_unopened(record)
+                    continue
                 if record.cost_pico:
                     for budget in opened.budgets:
                         self.posted_pico[budget] = self.posted_pico.get(budget, 0) + record.cost_pico
             elif isinstance(record, SegmentClosed):
                 self.ended = record.final
 
-
-def _has_bytes(paths: list[Path]) -> bool:
-    return any(path.stat().st_size for path in paths)
+    def _check_unopened(self, record: AttemptSettled) -> None:
+        # When the disk is full the opening is not written, the attempt is not made, and its hold is voided.
+        if record.outcome is not Outcome.VOIDED:
+            raise JournalError(
+                f"{self.directory.name}: attempt {record.call}-{record.attempt} was settled without "
+                "being open; see `upeti journal verify`"
+            )
 
 
 def open_attempts(directory: Path) -> dict[AttemptName, AttemptOpened]:
@@ -203,7 +227,7 @@ def open_attempts(directory: Path) -> dict[AttemptName, AttemptOpened]:
 
 
 def posted_by_budget(directory: Path) -> dict[str, int]:
-    """Return what an instance posted, estimates included, in pico units by budget. Raises ``JournalError``."""
+    """Return what an instance posted by budget, estimates included, in pico. Raises ``JournalError``."""
     fold = InstanceFold(directory)
     fold.advance()
     return fold.posted_pico

@@ -1,0 +1,197 @@
+"""From records to the columns of events: an attempt's opening and its end, joined. No Arrow, no DuckDB here.
+
+An event is what is known of an attempt once it is settled, or recovered by a keeper. A cost is None when no
+price applied (unpriced), a meter is None when it was not reported: unknown is not zero. An attempt opened in
+an earlier segment is joined through the list that a segment carries over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from upeti.core.errors import JournalError
+from upeti.core.events import (
+    AttemptOpened,
+    AttemptRecovered,
+    AttemptSettled,
+    CallRefused,
+    Outcome,
+    Record,
+    SegmentClosed,
+    SegmentOpened,
+)
+from upeti.core.meters import ALL_METERS
+from upeti.journal.reader import AttemptName, SegmentScan
+
+ENDED_RECOVERED: Final = "worker_died"  # the ``ended`` of an attempt that a keeper settled
+
+TEXT: Final = "text"
+INTEGER: Final = "integer"
+FLAG: Final = "flag"
+TIME: Final = "time"  # microseconds since 1970 UTC
+PICO: Final = "pico"  # at rest: DECIMAL(38,12)
+
+
+class Rows(msgspec.Struct):
+    """Events, refusals and open attempts by parallel lists: a tuple per row would cost more than the rest."""
+
+    instances: list[str] = msgspec.field(default_factory=list)  # of each event or open attempt
+    opened: list[AttemptOpened] = msgspec.field(default_factory=list)
+    settled: list[AttemptSettled] = msgspec.field(
+        default_factory=list
+    )  # beside ``opened``; none: all are open
+    refused_instances: list[str] = msgspec.field(default_factory=list)
+    refused: list[CallRefused] = msgspec.field(default_factory=list)
+
+
+class Column(NamedTuple):
+    name: str
+    kind: str
+    values: Callable[[Rows], list[Any]]
+
+
+class SegmentRows:
+    """The events and refusals of one segment, in batches; afterwards what is open and how it ended."""
+
+    def __init__(self, path: Path, previous_digest: bytes) -> None:
+        self.scan = SegmentScan(path, previous_digest)
+        self.open: dict[AttemptName, AttemptOpened] = {}
+        self.closed = False
+        self._instance = path.parent.name
+
+    def batches(self, rows_max: int) -> Iterator[Rows]:
+        """Yield events and refusals. Raises ``JournalError`` for damage."""
+        rows = Rows()
+        for records in self.scan:
+            self._take(records, rows)
+            if len(rows.opened) + len(rows.refused) >= rows_max:
+                yield rows
+                rows = Rows()
+        yield rows
+
+    def _take(self, records: list[Record], rows: Rows) -> None:
+        for record in records:
+            if isinstance(record, AttemptOpened):
+                self.open[record.call, record.attempt] = record
+            elif isinstance(record, AttemptSettled):
+                opened = self.open.pop((record.call, record.attempt), None)
+                if opened is not None:
+                    rows.instances.append(self._instance)
+                    rows.opened.append(opened)
+                    rows.settled.append(record)
+                elif record.outcome is not Outcome.VOIDED:
+                    name = f"{self._instance}: attempt {record.call}-{record.attempt}"
+                    raise JournalError(f"{name} was settled without being open; see `upeti journal verify`")
+            elif isinstance(record, AttemptRecovered):
+                rows.instances.append(record.instance)
+                rows.opened.append(record.opened)
+                rows.settled.append(_settlement(record))
+            elif isinstance(record, CallRefused):
+                rows.refused_instances.append(self._instance)
+                rows.refused.append(record)
+            elif isinstance(record, SegmentOpened):
+                self.open = {(one.call, one.attempt): one for one in record.carried}
+            elif isinstance(record, SegmentClosed):
+                self.closed = True
+
+
+def _settlement(record: AttemptRecovered) -> AttemptSettled:
+    return AttemptSettled(
+        call=record.opened.call,
+        attempt=record.opened.attempt,
+        at_ns=record.at_ns,
+        outcome=Outcome.ESTIMATED if record.opened.priced else Outcome.UNPRICED,
+        ended=ENDED_RECOVERED,
+        status=0,
+        meters=None,
+        cost_pico=record.cost_pico,
+    )
+
+
+def _of(rows: str, kind: str, *names: str) -> tuple[Column, ...]:
+    """Columns that are fields of the records in one list of ``Rows``, under the same names."""
+
+    def column(name: str) -> Column:
+        records, field = attrgetter(rows), attrgetter(name)
+        return Column(name, kind, lambda batch: list(map(field, records(batch))))
+
+    return tuple(column(name) for name in names)
+
+
+def _meter(name: str) -> Column:
+    return Column(
+        name,
+        INTEGER,
+        lambda rows: [None if (meters := one.meters) is None else meters.get(name) for one in rows.settled],
+    )
+
+
+def _micros(name: str) -> Column:
+    field = attrgetter(name)
+    return Column(
+        name, INTEGER, lambda rows: [None if (us := field(one)) < 0 else us for one in rows.settled]
+    )
+
+
+_KNOWN_METERS = frozenset(ALL_METERS)
+
+
+def _other_meters(meters: Mapping[str, int] | None) -> str | None:
+    if meters is None or meters.keys() <= _KNOWN_METERS:
+        return None
+    return json.dumps({name: count for name, count in sorted(meters.items()) if name not in _KNOWN_METERS})
+
+
+_INSTANCE = Column("instance", TEXT, lambda rows: rows.instances)
+_OPENED_AT = Column("opened_at", TIME, lambda rows: [one.at_ns // 1000 for one in rows.opened])
+_BOUND = Column("bound", PICO, lambda rows: [one.bound_pico if one.priced else None for one in rows.opened])
+_CALLER = ("tenant", "project", "key", "feature", "task", "route")
+
+EVENT_COLUMNS: Final = (
+    _INSTANCE,
+    *_of("opened", INTEGER, "call", "attempt"),
+    *_of("opened", TEXT, "call_id"),
+    Column("attempt_id", TEXT, lambda rows: [f"{one.call_id}-{one.attempt}" for one in rows.opened]),
+    _OPENED_AT,
+    Column("settled_at", TIME, lambda rows: [one.at_ns // 1000 for one in rows.settled]),
+    *_of("opened", TEXT, *_CALLER, "channel", "model", "wire"),
+    *_of("opened", FLAG, "stream"),
+    *_of("settled", TEXT, "outcome", "ended"),
+    *_of("settled", INTEGER, "status"),
+    *(_meter(name) for name in ALL_METERS),
+    # JSON of meters that have no column of their own
+    Column("meters_other", TEXT, lambda rows: [_other_meters(one.meters) for one in rows.settled]),
+    Column(
+        "cost",
+        PICO,
+        lambda rows: [None if one.outcome is Outcome.UNPRICED else one.cost_pico for one in rows.settled],
+    ),
+    _BOUND,
+    *_of("opened", TEXT, "currency"),
+    *_of("settled", TEXT, "price_id"),
+    _micros("first_byte_us"),
+    _micros("total_us"),
+    *_of("settled", TEXT, "provider_request_id"),
+)
+REFUSAL_COLUMNS: Final = (
+    Column("instance", TEXT, lambda rows: rows.refused_instances),
+    *_of("refused", INTEGER, "call"),
+    *_of("refused", TEXT, "call_id"),
+    Column("refused_at", TIME, lambda rows: [one.at_ns // 1000 for one in rows.refused]),
+    *_of("refused", TEXT, *_CALLER, "code"),
+)
+PENDING_COLUMNS: Final = (
+    _INSTANCE,
+    *_of("opened", INTEGER, "call", "attempt"),
+    *_of("opened", TEXT, "call_id"),
+    _OPENED_AT,
+    *_of("opened", TEXT, *_CALLER, "channel", "model"),
+    _BOUND,
+    *_of("opened", TEXT, "currency"),
+)
