@@ -1,0 +1,1 @@
+"""Fakes that ship: a provider that misbehaves on request, and an auditor that trusts nobody."""
