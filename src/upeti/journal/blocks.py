@@ -39,7 +39,7 @@ _pack = HEADER.pack
 
 
 class TailDamageError(JournalError):
-    """The last block is complete in length but unreadable, and no sound block follows it.
+    """The last block is complete in length but does not fit its checksum, and no sound block follows it.
 
     Bit rot looks like this, and so does a power loss before the block was on the disk.
     """
@@ -100,11 +100,11 @@ def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base:
         if crc32(payload) != crc:
             raise _damage(data, offset, base, "the block's checksum does not fit")
         if _sha256(previous_digest + payload).digest() != digest:
-            raise _damage(data, offset, base, "the chain of digests is broken")
+            raise JournalError(f"byte {base + offset}: the chain of digests is broken; {_CURE}")
         try:
             records = _decode(payload)
         except msgspec.DecodeError as error:
-            raise _damage(data, offset, base, f"the block holds no records ({error})") from error
+            raise JournalError(f"byte {base + offset}: the block holds no records ({error})") from error
         yield base + offset, base + end, digest, records
         previous_digest = digest
         offset = end
@@ -113,7 +113,8 @@ def decode_blocks(data: bytes, previous_digest: bytes, *, offset: int = 0, base:
 def ends_closed(tail: bytes) -> bool:
     """Tell from the last bytes of a segment, at least a few hundred, whether it was ended on purpose.
 
-    The writer gives SegmentClosed a block of its own, so it is found without reading the segment.
+    The writer gives SegmentClosed a block of its own, so it is found without reading the segment. Raises
+    ``msgspec.DecodeError`` when the last block holds no records.
     """
     offset = tail.rfind(MAGIC)
     while offset >= 0:
@@ -121,7 +122,7 @@ def ends_closed(tail: bytes) -> bool:
         if body <= len(tail):
             _, length, crc, _ = HEADER.unpack_from(tail, offset)
             if body + length == len(tail) and crc32(tail[body:]) == crc:
-                return isinstance(_decode(tail[body:])[-1], SegmentClosed)
+                return any(isinstance(record, SegmentClosed) for record in _decode(tail[body:]))
         offset = tail.rfind(MAGIC, 0, offset)
     return False
 

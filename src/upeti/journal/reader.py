@@ -127,7 +127,11 @@ def is_closed(path: Path) -> bool:
     """Tell from its last bytes whether a segment was ended on purpose (rotation, graceful stop)."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-        return ends_closed(file.read())
+        tail = file.read()
+    try:
+        return ends_closed(tail)
+    except msgspec.DecodeError as error:
+        raise JournalError(f"{path.parent.name}/{path.name}: the last block holds no records ({error})") from error
 
 
 def digest_at_end(path: Path) -> bytes:
@@ -177,15 +181,11 @@ class InstanceFold:
         """Read on to the present end. Raises ``JournalError`` when the journal is damaged."""
         paths = segments(self.directory)
         if self._segment and len(paths) <= self._segment:
-            raise JournalError(
-                f"{self.directory.name}: segments that were there are missing; restore them from a copy"
-            )
+            raise JournalError(f"{self.directory.name}: segments that were there are missing; restore them from a copy")
         for index in range(self._segment, len(paths)):
             path = paths[index]
             if segment_number(path) != index:
-                raise JournalError(
-                    f"{self.directory.name}: segment {index} is missing; restore it from a copy"
-                )
+                raise JournalError(f"{self.directory.name}: segment {index} is missing; restore it from a copy")
             if index > self._segment:
                 self._segment, self._offset = index, 0
             scan = SegmentScan(path, self._digest, offset=self._offset)
