@@ -53,8 +53,9 @@ class AttemptOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened", 
     wire: str  # "chat_completions", "responses", …
     stream: bool
     budgets: tuple[str, ...]  # ids of the budgets the bound is held on
-    bound_pico: int  # None is never written: what cannot be bounded is refused or held at 0 as unpriced
+    bound_pico: int
     currency: str = "USD"
+    priced: bool = True  # False: no price in the book, so the bound is 0 and means nothing
 
 
 class AttemptSettled(msgspec.Struct, frozen=True, array_like=True, tag="settled", gc=False):

@@ -91,8 +91,8 @@ WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk
 KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText
 
 _encoder = msgspec.msgpack.Encoder()
-_worker_words = msgspec.msgpack.Decoder(WorkerWord)
-_keeper_words = msgspec.msgpack.Decoder(KeeperWord)
+_worker_words: msgspec.msgpack.Decoder[WorkerWord] = msgspec.msgpack.Decoder(WorkerWord)
+_keeper_words: msgspec.msgpack.Decoder[KeeperWord] = msgspec.msgpack.Decoder(KeeperWord)
 
 
 def frame(word: WorkerWord | KeeperWord) -> bytes:

@@ -1,0 +1,67 @@
+"""Headers in both directions: rebuilt from allow-lists, never passed through.
+
+What is not listed here does not cross the gateway: not the client's credentials, cookies or addresses, not the provider's
+organisation, cookies or limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+# From the client to the provider. Accept decides an answer's form; the rest names optional parts of the APIs.
+_TO_PROVIDER: Final = (
+    b"content-type",
+    b"accept",
+    b"openai-beta",
+    b"anthropic-beta",
+    b"anthropic-version",
+    b"idempotency-key",
+)
+
+# From the provider to the client, besides content-type and length, which are set anew.
+_TO_CLIENT: Final = frozenset(
+    {
+        b"content-encoding",
+        b"content-disposition",
+        b"retry-after",
+        b"retry-after-ms",
+        b"x-should-retry",
+        b"openai-processing-ms",
+        b"openai-version",
+        b"openai-model",
+    }
+)
+
+# The provider's own id of the request, by its header.
+_REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"apim-request-id")
+
+
+def request_headers(sent: Mapping[bytes, bytes], defaults: Sequence[tuple[str, str]]) -> bytes:
+    """Return the lines that go on to the provider; ``defaults`` are its own, sent unless the client sent them."""
+    lines = b""
+    for name in _TO_PROVIDER:
+        value = sent.get(name)
+        if value is not None:
+            lines += b"%b: %b\r\n" % (name, value)
+    for default, text in defaults:
+        if default.encode() not in sent:
+            lines += f"{default}: {text}\r\n".encode()
+    return lines
+
+
+def answer_headers(got: Mapping[bytes, bytes]) -> bytes:
+    """Return the lines of the provider's answer that go on to the client."""
+    lines = b""
+    for name, value in got.items():
+        if name in _TO_CLIENT:
+            lines += b"%b: %b\r\n" % (name, value)
+    return lines
+
+
+def provider_request_id(got: Mapping[bytes, bytes]) -> str:
+    for name in _REQUEST_IDS:
+        value = got.get(name)
+        if value is not None:
+            return value.decode("ascii", "replace")[:128]
+    return ""

@@ -1,0 +1,302 @@
+"""Money held before an attempt and settled once after it, on every way out.
+
+A *purse* is this worker's part of one budget: a lease from the keeper, what of it is held by attempts under way, and what
+they have posted. ``Holds.place`` holds a bound on all of a caller's budgets or on none. ``Attempt`` owns one hold:
+leaving its ``with`` block settles it, whatever the way out, by the table ``ENDINGS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, Final, Protocol
+
+from upeti.core.amount import decimal_text
+from upeti.core.errors import BudgetExceeded, Overloaded
+from upeti.core.events import AttemptOpened, AttemptSettled, Outcome, Record
+from upeti.core.meters import Meters
+from upeti.gateway.fiber import Fiber, Parking
+from upeti.money.price import Price, cost_of
+
+
+class Ended(StrEnum):
+    """How an attempt ended."""
+
+    ANSWERED = "answered"
+    REFUSED = "refused"  # the provider answered with an error that it does not bill
+    REFUSED_UNSURE = "refused_unsure"  # … with one that it may bill (its own time-out, a content filter)
+    NOT_SENT = "not_sent"  # no connection, or given up before anything was sent
+    LOST = "lost"  # sent, and the connection closed without an answer
+    TIMED_OUT = "timed_out"
+    CUT = "cut"  # the provider stopped within its answer
+    GARBAGE = "garbage"  # the answer cannot be read
+    CLIENT_LEFT = "client_left"  # and the answer was not read to its end
+    CRASHED = "crashed"  # a fault of ours
+
+
+class Rule(StrEnum):
+    """What an ending means for the hold."""
+
+    METERS = (
+        "meters"  # posted by the reported meters; estimated at the bound when there are none; unpriced without a price
+    )
+    NOTHING = "nothing"  # posted at zero
+    VOID = "void"
+
+
+# The life cycle of a hold is one step: held → settled, by this table. docs/architecture.md shows it.
+ENDINGS: Final[Mapping[Ended, Rule]] = {
+    Ended.ANSWERED: Rule.METERS,
+    Ended.REFUSED: Rule.NOTHING,
+    Ended.REFUSED_UNSURE: Rule.METERS,
+    Ended.NOT_SENT: Rule.VOID,
+    Ended.LOST: Rule.METERS,
+    Ended.TIMED_OUT: Rule.METERS,
+    Ended.CUT: Rule.METERS,
+    Ended.GARBAGE: Rule.METERS,
+    Ended.CLIENT_LEFT: Rule.METERS,
+    Ended.CRASHED: Rule.METERS,
+}
+
+
+def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico: int) -> tuple[Outcome, int]:
+    """Return how the hold is settled and the cost in pico units."""
+    rule = ENDINGS[ended]
+    if rule is Rule.VOID:
+        return Outcome.VOIDED, 0
+    if rule is Rule.NOTHING:
+        return Outcome.POSTED, 0
+    if price is None:
+        return Outcome.UNPRICED, 0
+    if meters is None:
+        return Outcome.ESTIMATED, bound_pico
+    cost = cost_of(price, meters)
+    return (Outcome.UNPRICED, 0) if cost is None else (Outcome.POSTED, cost)
+
+
+class Purse:
+    """This worker's part of one budget, in pico units."""
+
+    __slots__ = (
+        "asked",
+        "budget",
+        "held",
+        "lease",
+        "left_elsewhere",
+        "limit",
+        "posted",
+        "refused",
+        "resets_ns",
+        "used",
+        "waiting",
+    )
+
+    def __init__(self, budget: str) -> None:
+        self.budget = budget
+        self.lease = 0  # granted and not yet posted or returned; `held` is a part of it
+        self.held = 0
+        self.posted = 0  # since this worker started
+        self.left_elsewhere = 0  # neither spent nor leased to anyone, at the keeper's last word
+        self.limit = 0
+        self.resets_ns = 0
+        self.asked = False
+        self.refused = False  # the keeper's last answer gave less than was needed
+        self.used = False  # since the last tick
+        self.waiting: list[tuple[Fiber, int]] = []
+
+    @property
+    def left(self) -> int:
+        """What may still be spent, as far as this worker knows."""
+        return max(0, self.lease - self.held + self.left_elsewhere)
+
+    def park(self, fiber: Fiber, ticket: int) -> None:
+        self.waiting.append((fiber, ticket))
+
+    def __await__(self) -> Generator[Parking, Any, None]:
+        yield self
+
+    def wake(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for fiber, ticket in waiting:
+            fiber.resume(ticket)
+
+
+class Treasury(Protocol):
+    """Who grants leases: the keeper, as this worker reaches it."""
+
+    def ask(self, budget: str, need_pico: int, posted_pico: int) -> bool:
+        """Ask for more; False when the keeper cannot be reached. The answer comes to ``Holds.granted``."""
+        ...
+
+    def give_back(self, budget: str, amount_pico: int, posted_pico: int) -> None: ...
+
+
+class Holds:
+    """The purses of one worker."""
+
+    def __init__(self, treasury: Treasury) -> None:
+        self.purses: dict[str, Purse] = {}
+        self._treasury = treasury
+
+    def purse(self, budget: str) -> Purse:
+        purse = self.purses.get(budget)
+        if purse is None:
+            purse = self.purses[budget] = Purse(budget)
+        return purse
+
+    async def place(self, budgets: tuple[str, ...], bound_pico: int) -> tuple[Purse, ...]:
+        """Hold ``bound_pico`` on every budget or on none. Raises ``BudgetExceeded``, or ``Overloaded`` without a keeper."""
+        purses = tuple([self.purse(budget) for budget in budgets])
+        while True:
+            for purse in purses:
+                if purse.lease - purse.held < bound_pico:
+                    break
+            else:
+                for purse in purses:
+                    purse.held += bound_pico
+                    purse.used = True
+                return purses
+            await self._more(purse, bound_pico)
+
+    async def _more(self, purse: Purse, bound_pico: int) -> None:
+        if not purse.asked:
+            need = bound_pico - (purse.lease - purse.held)
+            if not self._treasury.ask(purse.budget, need, purse.posted):
+                raise Overloaded(
+                    "budget_unavailable",
+                    f"No lease on the budget {purse.budget!r} is left and the keeper cannot be reached: try again shortly.",
+                )
+            purse.asked = True
+        await purse
+        if purse.refused and purse.lease - purse.held < bound_pico:
+            raise self._exceeded(purse, bound_pico)
+
+    def _exceeded(self, purse: Purse, bound_pico: int) -> BudgetExceeded:
+        return BudgetExceeded(
+            "budget_exceeded",
+            f"The budget {purse.budget!r} has {decimal_text(purse.left)} of {decimal_text(purse.limit)} USD left; this call "
+            f"can cost up to {decimal_text(bound_pico)}. Lower max_tokens, or have the limit raised.",
+        )
+
+    def granted(self, budget: str, amount_pico: int, left_pico: int, limit_pico: int, resets_ns: int) -> None:
+        """The keeper's answer to ``ask``."""
+        purse = self.purse(budget)
+        purse.lease += amount_pico
+        purse.left_elsewhere = left_pico
+        purse.limit = limit_pico
+        purse.resets_ns = resets_ns
+        purse.asked = False
+        purse.refused = amount_pico == 0
+        purse.wake()
+
+    def unreachable(self) -> None:
+        """The keeper is gone: who waits for it is refused now, not at the deadline."""
+        for purse in self.purses.values():
+            if purse.asked:
+                purse.asked = False
+                purse.wake()
+
+    def recalled(self, budget: str) -> None:
+        """Another worker needs it: give back what is not held."""
+        self._give_back(self.purse(budget))
+
+    def return_idle(self) -> None:
+        """Called now and then: leases that nobody used since the last time go back; posted sums are reported."""
+        for purse in self.purses.values():
+            if not purse.used and purse.lease - purse.held > 0:
+                self._give_back(purse)
+            elif purse.used:
+                self._treasury.give_back(purse.budget, 0, purse.posted)
+            purse.used = False
+
+    def return_all(self) -> None:
+        for purse in self.purses.values():
+            self._give_back(purse)
+
+    def _give_back(self, purse: Purse) -> None:
+        amount = max(0, purse.lease - purse.held)
+        purse.lease -= amount
+        purse.left_elsewhere += amount
+        self._treasury.give_back(purse.budget, amount, purse.posted)
+
+
+class Attempt:
+    """One try of a call at one candidate, and the owner of its hold.
+
+    ``with attempt:`` journals the settlement on every way out; ``settle`` does it earlier, before the last byte goes to
+    the client. It is done once: a second settlement is a fault and raises.
+    """
+
+    __slots__ = ("_append", "_now_ns", "_open", "cost_pico", "opened", "outcome", "price", "purses", "sent")
+
+    def __init__(
+        self,
+        opened: AttemptOpened,
+        price: Price | None,
+        purses: tuple[Purse, ...],
+        open_attempts: dict[tuple[int, int], AttemptOpened],
+        append: Callable[[Record], None],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self.opened = opened
+        self.price = price
+        self.sent = False  # whether the provider may have seen it
+        self.outcome: Outcome | None = None
+        self.cost_pico = 0
+        self.purses = purses
+        self._open = open_attempts
+        self._append = append
+        self._now_ns = now_ns
+        open_attempts[opened.call, opened.attempt] = opened
+        append(opened)
+
+    def settle(
+        self,
+        ended: Ended,
+        meters: Meters | None = None,
+        *,
+        status: int = 0,
+        first_byte_us: int = -1,
+        total_us: int = -1,
+        provider_request_id: str = "",
+    ) -> None:
+        """Settle the hold and queue the record. The caller awaits the journal before it sends the last byte."""
+        if self.outcome is not None:
+            raise AssertionError(f"attempt {self.opened.call_id}-{self.opened.attempt} is settled already")
+        if not self.sent:
+            ended = Ended.NOT_SENT if ended is not Ended.CRASHED else ended
+            self.outcome, self.cost_pico = Outcome.VOIDED, 0
+        else:
+            self.outcome, self.cost_pico = settle(ended, meters, self.price, self.opened.bound_pico)
+        opened = self.opened
+        for purse in self.purses:
+            purse.held -= opened.bound_pico
+            purse.lease -= self.cost_pico
+            purse.posted += self.cost_pico
+        del self._open[opened.call, opened.attempt]
+        self._append(
+            AttemptSettled(
+                opened.call,
+                opened.attempt,
+                self._now_ns(),
+                self.outcome,
+                ended,
+                status,
+                meters,
+                self.cost_pico,
+                self.price.id if self.price is not None else "",
+                first_byte_us,
+                total_us,
+                provider_request_id,
+            )
+        )
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.outcome is None:
+            self.settle(Ended.CRASHED)

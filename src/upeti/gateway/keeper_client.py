@@ -1,0 +1,137 @@
+"""A worker's line to the keeper: asks for leases, reports, hears of new snapshots. Reconnects by itself.
+
+The keeper may be down: the worker goes on with its snapshot and its leases, and refuses only what it has no lease for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from upeti.gateway.keeper_link import (
+    FrameReader,
+    Hello,
+    KeeperWord,
+    LeaseAsk,
+    LeaseGrant,
+    LeaseRecall,
+    LeaseReturn,
+    Metrics,
+    MetricsAsk,
+    MetricsText,
+    SnapshotReady,
+    WorkerWord,
+    decode_keeper_word,
+    frame,
+)
+
+_RECONNECT_S = 0.25
+
+
+class KeeperClient:
+    """Implements ``holds.Treasury``."""
+
+    def __init__(self, socket_path: Path, instance: str, worker: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._path = socket_path
+        self._hello = Hello(instance, worker, os.getpid())
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._requests: dict[int, Callable[[str | None], None]] = {}
+        self._request = 0
+        # What was to be given back while the keeper was away; the posted sums in it are totals, so the last one counts.
+        self._unsent: dict[str, LeaseReturn] = {}
+        self.on_grant: Callable[[LeaseGrant], None]
+        self.on_recall: Callable[[str], None]
+        self.on_snapshot: Callable[[], None]
+        self.on_lost: Callable[[], None]
+
+    async def run(self) -> None:
+        """Stay connected until cancelled."""
+        while True:
+            lost = self._loop.create_future()
+            try:
+                await self._loop.create_unix_connection(lambda: _Line(self, lost), str(self._path))  # noqa: B023
+            except OSError:
+                await asyncio.sleep(_RECONNECT_S)
+                continue
+            await lost
+            self._transport = None
+            for answer in self._requests.values():
+                answer(None)
+            self._requests.clear()
+            self.on_lost()
+            await asyncio.sleep(_RECONNECT_S)
+
+    def ask(self, budget: str, need_pico: int, posted_pico: int) -> bool:
+        return self._send(LeaseAsk(budget, need_pico, posted_pico))
+
+    def give_back(self, budget: str, amount_pico: int, posted_pico: int) -> None:
+        earlier = self._unsent.pop(budget, None)
+        word = LeaseReturn(budget, amount_pico + (earlier.amount_pico if earlier else 0), posted_pico)
+        if not self._send(word):
+            self._unsent[budget] = word
+
+    def report(self, samples: dict[str, float]) -> None:
+        self._send(Metrics(samples))
+
+    def ask_metrics(self, answer: Callable[[str | None], None]) -> None:
+        """Call ``answer`` with the metrics text of all workers, or None when the keeper cannot be reached."""
+        self._request += 1
+        if self._send(MetricsAsk(self._request)):
+            self._requests[self._request] = answer
+        else:
+            answer(None)
+
+    def _send(self, word: WorkerWord) -> bool:
+        if self._transport is None or self._transport.is_closing():
+            return False
+        self._transport.write(frame(word))
+        return True
+
+    def connected(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._send(self._hello)
+        unsent, self._unsent = self._unsent, {}
+        for word in unsent.values():
+            self._send(word)
+        self.on_snapshot()  # there may be one that we were not told of
+
+    def heard(self, word: KeeperWord) -> None:
+        match word:
+            case LeaseGrant():
+                self.on_grant(word)
+            case LeaseRecall():
+                self.on_recall(word.budget)
+            case SnapshotReady():
+                self.on_snapshot()
+            case MetricsText():
+                answer = self._requests.pop(word.request, None)
+                if answer is not None:
+                    answer(word.text)
+
+
+class _Line(asyncio.Protocol):
+    def __init__(self, client: KeeperClient, lost: asyncio.Future[None]) -> None:
+        self._client = client
+        self._lost = lost
+        self._frames = FrameReader()
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        self._client.connected(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for payload in self._frames.feed(data):
+                self._client.heard(decode_keeper_word(payload))
+        except (ValueError, msgspec.MsgspecError):
+            self._transport.abort()  # not a keeper of this version; try again, it may be restarting
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self._lost.done():
+            self._lost.set_result(None)

@@ -1,0 +1,107 @@
+"""Counters of one worker, as Prometheus samples. Labels are names from the configuration, never from a client.
+
+A worker adds; the keeper sums over workers and answers a scrape.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+# Seconds; covers a cached embedding to a long reasoning answer.
+LATENCY_BUCKETS_S: Final = (
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.0,
+    2.5,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)
+
+HELP: Final = {
+    "upeti_calls_total": ("counter", "Calls answered, by status class."),
+    "upeti_attempts_total": ("counter", "Attempts settled, by channel and outcome."),
+    "upeti_cost_usd_total": ("counter", "Cost posted, in USD (a float: for graphs, not for bills)."),
+    "upeti_tokens_total": ("counter", "Tokens metered, by channel and meter."),
+    "upeti_refusals_total": ("counter", "Calls refused by the gateway, by code."),
+    "upeti_attempt_seconds": ("histogram", "Time from dispatch to the end of the answer."),
+    "upeti_first_byte_seconds": ("histogram", "Time from dispatch to the first byte of the answer."),
+    "upeti_calls_in_flight": ("gauge", "Calls being served."),
+    "upeti_client_connections": ("gauge", "Open client connections."),
+    "upeti_upstream_connections": ("gauge", "Open connections to providers, by channel."),
+    "upeti_channel_open": ("gauge", "1 while a channel's breaker is open."),
+}
+
+
+class Histogram:
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        self.total += seconds
+
+
+class ChannelMetrics:
+    """What one channel did in this worker."""
+
+    __slots__ = ("cost_pico", "first_byte", "outcomes", "seconds", "tokens")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.tokens: dict[str, int] = {}
+        self.cost_pico = 0
+        self.seconds = Histogram()
+        self.first_byte = Histogram()
+
+
+class WorkerMetrics:
+    def __init__(self) -> None:
+        self.answers: dict[int, int] = {}  # status → calls
+        self.refusals: dict[str, int] = {}
+        self.channels: dict[str, ChannelMetrics] = {}
+
+    def channel(self, name: str) -> ChannelMetrics:
+        metrics = self.channels.get(name)
+        if metrics is None:
+            metrics = self.channels[name] = ChannelMetrics()
+        return metrics
+
+    def samples(self) -> dict[str, float]:
+        """Return sample name (labels included) → value."""
+        values: dict[str, float] = {}
+        for status, count in self.answers.items():
+            name = f'upeti_calls_total{{status="{status // 100}xx"}}'
+            values[name] = values.get(name, 0) + count
+        for code, count in self.refusals.items():
+            values[f'upeti_refusals_total{{code="{code}"}}'] = count
+        for channel, metrics in self.channels.items():
+            for outcome, count in metrics.outcomes.items():
+                values[f'upeti_attempts_total{{channel="{channel}",outcome="{outcome}"}}'] = count
+            for meter, count in metrics.tokens.items():
+                values[f'upeti_tokens_total{{channel="{channel}",meter="{meter}"}}'] = count
+            values[f'upeti_cost_usd_total{{channel="{channel}"}}'] = metrics.cost_pico / 10**12
+            _histogram(values, "upeti_attempt_seconds", channel, metrics.seconds)
+            _histogram(values, "upeti_first_byte_seconds", channel, metrics.first_byte)
+        return values
+
+
+def _histogram(values: dict[str, float], name: str, channel: str, histogram: Histogram) -> None:
+    running = 0
+    for edge, count in zip((*LATENCY_BUCKETS_S, "+Inf"), histogram.counts, strict=True):
+        running += count
+        values[f'{name}_bucket{{channel="{channel}",le="{edge}"}}'] = running
+    values[f'{name}_sum{{channel="{channel}"}}'] = histogram.total
+    values[f'{name}_count{{channel="{channel}"}}'] = running

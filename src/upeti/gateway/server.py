@@ -1,0 +1,502 @@
+"""One client connection: bytes in, calls out; answers in, bytes out.
+
+llhttp parses. One call is served at a time; pipelined ones wait, and reading stops while they do. Limits, each with its
+reason: head bytes and body bytes (memory), time to a whole request (slow senders), idle time (file descriptors),
+connections and calls in flight (the worker's memory and latency).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import httptools
+
+from upeti.core.errors import BadRequest, CallError, Overloaded, TooLarge
+from upeti.gateway.auth import identify
+from upeti.gateway.exchange import exchange
+from upeti.gateway.fiber import Fiber
+from upeti.gateway.request import Call
+from upeti.gateway.serving import ClientLeft
+from upeti.wire.error_body import anthropic_error, anthropic_event, openai_error, openai_event
+
+if TYPE_CHECKING:
+    from upeti.gateway.gateway import Gateway
+    from upeti.gateway.upstream import UpstreamConnection
+
+_REASONS: Final = {
+    200: b"OK",
+    201: b"Created",
+    202: b"Accepted",
+    204: b"No Content",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    402: b"Payment Required",
+    403: b"Forbidden",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    409: b"Conflict",
+    413: b"Content Too Large",
+    415: b"Unsupported Media Type",
+    417: b"Expectation Failed",
+    422: b"Unprocessable Content",
+    429: b"Too Many Requests",
+    431: b"Request Header Fields Too Large",
+    500: b"Internal Server Error",
+    501: b"Not Implemented",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+}
+_METHODS: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+
+# A body longer than this is only read for a known key, so that strangers cannot fill the memory.
+_STRANGERS_BODY_BYTES_MAX: Final = 64 * 1024
+# Pipelined calls that may wait on one connection; clients of model APIs send none.
+_WAITING_CALLS_MAX: Final = 64
+# What a closing connection still reads and drops, so that the client gets the answer instead of a reset.
+_LINGER_S: Final = 2.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """A connection to a client, and the writing side of its current call."""
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_broken",
+        "_call",
+        "_chunked",
+        "_closing",
+        "_fiber",
+        "_gateway",
+        "_head",
+        "_head_bytes",
+        "_headers",
+        "_in_head",
+        "_parser",
+        "_paused_reading",
+        "_reply",
+        "_streaming",
+        "_transport",
+        "_url",
+        "_waiting",
+        "deadline_s",
+        "gone",
+        "paused",
+    )
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._head_bytes = 0
+        self._in_head = True
+        self._broken = False  # nothing more is parsed: an error was answered and the connection is to close
+        self._closing = False
+        self._paused_reading = False
+        self._call: Call | None = None
+        self._fiber: Fiber | None = None
+        self._waiting: deque[Call | CallError] = deque()
+        self._reply: UpstreamConnection | None = None
+        self._streaming = False
+        self._chunked = False
+        self._head = b""
+        self.gone = False
+        self.paused = False
+        self.deadline_s = 0.0
+
+    # -- the transport's side ---------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        gateway = self._gateway
+        gateway.connections.add(self)
+        self.deadline_s = gateway.loop.time() + gateway.limits.header_timeout_ms / 1000
+        if len(gateway.connections) > gateway.limits.connections_max:
+            self.refuse(
+                Overloaded("too_many_connections", "This worker has all its connections in use: try again shortly.")
+            )
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.gone = True
+        self._gateway.connections.discard(self)
+        self._waiting.clear()
+        if self.paused:
+            self.resume_writing()
+        if self._fiber is not None and self._gateway.limits.client_left == "cancel":
+            self._fiber.interrupt(ClientLeft())
+
+    def eof_received(self) -> bool:
+        """A half-closed client still gets its answer; one that has asked nothing is done."""
+        self._closing = True
+        return self._call is not None
+
+    def data_received(self, data: bytes) -> None:
+        if self._broken:
+            return  # lingering: dropped
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._feed(data)
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            if not isinstance(cause, CallError):
+                raise
+            self.refuse(cause)
+            return
+        except httptools.HttpParserError as error:
+            self.refuse(BadRequest("invalid_http", f"The request is not HTTP/1.1 as RFC 9112 has it: {error}."))
+            return
+        if self._in_head and self._head_bytes > self._gateway.limits.header_bytes_max:
+            self.refuse(self._head_too_large())
+        elif self._call is not None and not self._paused_reading and self._waiting:
+            self._paused_reading = True
+            self._transport.pause_reading()
+
+    def _feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # An offer to upgrade may be ignored (RFC 9110, 7.8); some clients offer h2c with every first request.
+                data = data[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.deadline_s = self._gateway.loop.time() + self._gateway.limits.idle_timeout_ms / 1000
+        if self._reply is not None and not self._reply.closed:
+            self._reply.transport.pause_reading()
+        if self._fiber is not None:
+            self._fiber.deadline = float("inf")  # the provider is not silent, we do not listen
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.deadline_s = float("inf")
+        if self._reply is not None and not self._reply.closed and not self._reply.complete:
+            self._reply.transport.resume_reading()
+
+    # -- llhttp's side -------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = {}
+        self._body = []
+        self._body_bytes = 0
+        self._in_head = True
+        if self._call is None:
+            self.deadline_s = self._gateway.loop.time() + self._gateway.limits.header_timeout_ms / 1000
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._head_bytes > self._gateway.limits.header_bytes_max:
+            # The read that ended the head may hold body too; only a head that is long by itself is refused.
+            lengths = sum([len(name) + len(value) + 4 for name, value in self._headers.items()]) + len(self._url)
+            if lengths > self._gateway.limits.header_bytes_max:
+                raise self._head_too_large()
+        self._head_bytes = 0
+        headers = self._headers
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            raise BadRequest("invalid_http", "The request has both Transfer-Encoding and Content-Length: send one.")
+        length = headers.get(b"content-length", b"0")
+        if int(length) > self._gateway.limits.body_bytes_max:
+            raise self._body_too_large()
+        if int(length) > _STRANGERS_BODY_BYTES_MAX:
+            self._check_caller()
+        expect = headers.get(b"expect")
+        if expect is not None:
+            if expect.lower() != b"100-continue":
+                raise BadRequest("expectation_failed", "Only `Expect: 100-continue` can be met.", status=417)
+            self._check_caller()
+            if self._call is None:
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        self._body.append(part)
+        self._body_bytes += len(part)
+        if self._body_bytes > _STRANGERS_BODY_BYTES_MAX:
+            if self._body_bytes > self._gateway.limits.body_bytes_max:
+                raise self._body_too_large()
+            if self._body_bytes - len(part) <= _STRANGERS_BODY_BYTES_MAX:
+                self._check_caller()
+
+    def on_message_complete(self) -> None:
+        if self._broken:
+            return
+        parser = self._parser
+        body = self._body
+        self._in_head = True
+        call = Call(
+            parser.get_method(),
+            self._url,
+            self._headers,
+            body[0] if len(body) == 1 else b"".join(body),
+            keep_alive=parser.should_keep_alive(),
+            http_1_0=parser.get_http_version() == "1.0",
+            received_s=self._gateway.loop.time(),
+        )
+        if self._call is None:
+            self._begin(call)
+        elif len(self._waiting) < _WAITING_CALLS_MAX:
+            self._waiting.append(call)
+        else:
+            raise BadRequest("too_many_pipelined", f"More than {_WAITING_CALLS_MAX} requests wait on this connection.")
+
+    def _check_caller(self) -> None:
+        identify(self._headers, self._gateway.view.keys, self._gateway.now_ns())
+
+    def _head_too_large(self) -> TooLarge:
+        limit = self._gateway.limits.header_bytes_max
+        return TooLarge("headers_too_large", f"The request's head is longer than {limit} bytes.", status=431)
+
+    def _body_too_large(self) -> TooLarge:
+        limit = self._gateway.limits.body_bytes_max
+        return TooLarge(
+            "body_too_large",
+            f"The request's body is longer than {limit} bytes: raise gateway.body_bytes_max.",
+        )
+
+    # -- calls ----------------------------------------------------------------------------------------------------------
+
+    def _begin(self, call: Call) -> None:
+        self._call = call
+        self.deadline_s = float("inf")
+        gateway = self._gateway
+        if call.url in gateway.own_paths:
+            gateway.answer_own(self, call)
+            return
+        if (error := _unserved(call)) is not None:
+            self.send_error(error, gateway.next_call()[1])
+            return
+        if len(gateway.fibers) >= gateway.limits.calls_max:
+            self.send_error(
+                Overloaded("too_many_calls", "This worker has all its calls in flight: try again shortly."),
+                gateway.next_call()[1],
+            )
+            return
+        fiber = Fiber(gateway.ended, self)
+        self._fiber = fiber
+        gateway.fibers.add(fiber)
+        fiber.start(exchange(call, self, gateway, fiber))
+
+    def _end_call(self) -> None:
+        """The answer is written: next call, or close."""
+        call = self._call
+        assert call is not None
+        self._call = None
+        self._fiber = None
+        self._reply = None
+        self._streaming = False
+        self._head = b""
+        gateway = self._gateway
+        if self.gone:
+            return
+        if not call.keep_alive or (self._closing and not self._waiting) or gateway.draining:
+            self._broken = True
+            self._transport.close()
+            return
+        if self._waiting:
+            following = self._waiting.popleft()
+            if isinstance(following, CallError):
+                self._answer_and_close(following)
+            else:
+                gateway.loop.call_soon(self._begin_waiting, following)
+            return
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
+        self.deadline_s = gateway.loop.time() + gateway.limits.idle_timeout_ms / 1000
+
+    def _begin_waiting(self, call: Call) -> None:
+        if not self.gone:
+            self._begin(call)
+
+    def refuse(self, error: CallError) -> None:
+        """Answer an error that leaves the connection's framing unknown, behind the calls that came before it; then close."""
+        self._broken = True
+        if self._call is None:
+            self._answer_and_close(error)
+        else:
+            self._waiting.append(error)
+
+    def _answer_and_close(self, error: CallError) -> None:
+        self._call = Call(b"", b"", {}, b"", keep_alive=False, http_1_0=False, received_s=0.0)
+        self._broken = True
+        if self.gone:
+            return
+        self._write_error(error, self._gateway.next_call()[1], anthropic=False)
+        self._call = None
+        # Closing at once while the client still sends would reset the connection and take our answer with it.
+        self._transport.resume_reading() if self._paused_reading else None
+        self.deadline_s = self._gateway.loop.time() + _LINGER_S
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def overdue(self, now_s: float) -> None:
+        """The deadline has passed: a request that does not end, a quiet connection, a client that does not read."""
+        if self._call is None and not self._broken and (self._headers or self._head_bytes) and self._url:
+            self.refuse(BadRequest("request_timeout", "The request did not end in time.", status=408))
+        else:
+            self.abort()
+
+    def close_when_idle(self) -> None:
+        """The worker drains: close now if no call is being served, else after it."""
+        if self._call is None and not self._body and self._head_bytes == 0:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def crashed(self) -> None:
+        """A fault of ours ended the call: say so if nothing was said yet, and close."""
+        call = self._call
+        if call is not None and not self._streaming and not self.gone:
+            call.keep_alive = False
+            self.send_error(
+                CallError("internal_error", "The gateway failed to serve this call."),
+                self._gateway.next_call()[1],
+            )
+        else:
+            self.abort()
+
+    # -- answers ----------------------------------------------------------------------------------------------------------
+
+    def _status_line(self, status: int, content_type: bytes) -> bytes:
+        call = self._call
+        assert call is not None
+        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Status"))
+        if content_type:
+            line += b"content-type: %b\r\n" % content_type
+        if not call.keep_alive or self._gateway.draining:
+            line += b"connection: close\r\n"
+        elif call.http_1_0:
+            line += b"connection: keep-alive\r\n"
+        return line
+
+    def send_answer(self, status: int, content_type: bytes, headers: bytes, body: bytes) -> None:
+        """Send a whole answer and end the call."""
+        if not self.gone:
+            length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
+            self._transport.write(b"%b%b%b\r\n%b" % (self._status_line(status, content_type), headers, length, body))
+        answers = self._gateway.metrics.answers
+        answers[status] = answers.get(status, 0) + 1
+        self._end_call()
+
+    def send_json(self, status: int, body: bytes, call_id: str) -> None:
+        self.send_answer(status, b"application/json", b"x-request-id: %b\r\n" % call_id.encode(), body)
+
+    def send_error(self, error: CallError, call_id: str, *, anthropic: bool = False) -> None:
+        """Answer with an error of ours and end the call; within a stream, as its last event."""
+        if self._streaming:
+            self.break_stream(error, call_id, anthropic=anthropic, events=True)
+            return
+        self._write_error(error, call_id, anthropic=anthropic)
+        self._end_call()
+
+    def _write_error(self, error: CallError, call_id: str, *, anthropic: bool) -> None:
+        body = (anthropic_error if anthropic else openai_error)(error, call_id)
+        headers = b"x-request-id: %b\r\n" % call_id.encode()
+        if error.status == 429:
+            # OpenAI's and Anthropic's libraries try 429 again by themselves; a spent budget does not come back by that.
+            headers += b"x-should-retry: false\r\n"
+        if error.status == 503:
+            headers += b"retry-after: 1\r\n"
+        if not self.gone:
+            self._transport.write(
+                b"%b%bcontent-length: %d\r\n\r\n%b"
+                % (self._status_line(error.status, b"application/json"), headers, len(body), body)
+            )
+        answers = self._gateway.metrics.answers
+        answers[error.status] = answers.get(error.status, 0) + 1
+
+    def begin_stream(
+        self,
+        status: int,
+        content_type: bytes,
+        headers: bytes,
+        reply: UpstreamConnection,
+        *,
+        length: int | None,
+    ) -> None:
+        """Begin an answer whose parts follow. Its head goes out with the first part."""
+        call = self._call
+        assert call is not None
+        self._streaming = True
+        self._reply = reply
+        framing = b""
+        self._chunked = False
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif call.http_1_0:
+            call.keep_alive = False  # the end of the connection is the end of the answer
+        else:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        self._head = b"%b%b%b\r\n" % (self._status_line(status, content_type), headers, framing)
+        answers = self._gateway.metrics.answers
+        answers[status] = answers.get(status, 0) + 1
+
+    def send_part(self, data: bytes) -> None:
+        if self.gone:
+            return
+        head = self._head
+        if head:
+            self._head = b""
+        if self._chunked:
+            self._transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+        else:
+            self._transport.write(head + data)
+
+    def end_stream(self, rest: bytes) -> None:
+        """Send what was held back, and the end."""
+        if not self.gone:
+            if self._chunked:
+                last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
+            else:
+                last = rest
+            self._transport.write(self._head + last)
+        self._end_call()
+
+    def break_stream(self, error: CallError, call_id: str, *, anthropic: bool, events: bool) -> None:
+        """End a stream that cannot be completed: a typed error event where the client reads events, then no proper end."""
+        if not self.gone:
+            if events and self._chunked:
+                event = (anthropic_event if anthropic else openai_event)(error, call_id)
+                self._transport.write(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
+                self._end_call()
+                return
+            # Framed by length or by the end of the connection: only a reset says that it is not whole.
+            self._transport.abort()
+        self._end_call()
+
+
+def _unserved(call: Call) -> CallError | None:
+    """Why a request is refused before anything of it is read, or None."""
+    if call.method not in _METHODS:
+        call.keep_alive = False  # what follows a CONNECT is not HTTP
+        return BadRequest(
+            "method_not_allowed", "The method is not served: use GET, POST, PUT, PATCH or DELETE.", status=405
+        )
+    if call.headers.get(b"upgrade", b"").lower() == b"websocket":
+        call.keep_alive = False
+        return BadRequest("upgrade_unsupported", "WebSocket is not served here: use the plain and streamed HTTP APIs.")
+    encoding = call.headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
+        return BadRequest("encoding_unsupported", "Send the body without Content-Encoding.", status=415)
+    return None

@@ -1,0 +1,212 @@
+"""Writing the journal: one writer per process, one block per turn of the event loop.
+
+Rules: ``append`` queues a record; at the end of the loop's turn all queued records become one block, one write. ``await
+writer`` returns when everything queued before it is as durable as configured: handed to the kernel (``process``:
+survives kill -9) or on the disk (``power``). A block that could not be written whole is cut off again and its waiters
+fail: nothing counts as written that is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+from upeti.core.errors import JournalError
+from upeti.core.events import JOURNAL_VERSION, AttemptOpened, Record, SegmentClosed, SegmentOpened
+from upeti.journal.blocks import GENESIS, encode_block, instance_dir, segment_path
+
+# A segment that holds little more than its own header is not worth closing for its age.
+_WORTH_CLOSING_BYTES = 4096
+
+
+class Waiter(Protocol):
+    """Who can wait for the writer: the gateway's fibers, resumed inside the flush."""
+
+    def resume(self, ticket: int, value: object = None) -> None: ...
+
+    def fail(self, ticket: int, error: BaseException) -> None: ...
+
+
+class _Segments:
+    """The files of one instance: the current one, its size, age and chain."""
+
+    def __init__(self, data_dir: Path, instance: str, now_ns: Callable[[], int]) -> None:
+        self._data_dir = data_dir
+        self._instance = instance
+        self._now_ns = now_ns
+        self._descriptor = -1
+        self._digest = GENESIS
+        self._number = -1
+        self.bytes = 0
+        self.opened_ns = 0
+
+    def begin(self, carried: tuple[AttemptOpened, ...]) -> None:
+        """Open the next segment file with its first record."""
+        self._number += 1
+        path = segment_path(instance_dir(self._data_dir, self._instance), self._number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self.bytes = 0
+        self.opened_ns = self._now_ns()
+        self.write([SegmentOpened(JOURNAL_VERSION, self._instance, self._number, self.opened_ns, carried)])
+
+    def end(self, *, final: bool) -> None:
+        self.write([SegmentClosed(self._now_ns(), final)])
+        self.sync()
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def write(self, records: list[Record]) -> None:
+        """Append one block. Raises ``JournalError`` with nothing of it left in the file."""
+        block, digest = encode_block(self._digest, records)
+        try:
+            written = os.write(self._descriptor, block)
+            while written < len(block):
+                written += os.write(self._descriptor, block[written:])
+        except OSError as error:
+            try:
+                os.ftruncate(self._descriptor, self.bytes)
+            except OSError as second:
+                # The file now ends in a torn block: readers stop there, so this process must not go on writing behind it.
+                raise SystemExit(f"the journal cannot be written nor repaired: {error}; {second}") from second
+            raise JournalError(
+                f"the journal cannot be written: {error}. Free disk space in the data directory."
+            ) from error
+        self._digest = digest
+        self.bytes += len(block)
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            # After a failed sync the kernel may have dropped the pages: what is on the disk is unknown (fsyncgate, 2018).
+            raise SystemExit(f"the journal cannot be synced: {error}") from error
+
+
+class JournalWriter:
+    """The journal of one worker, within its event loop."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        instance: str,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        now_ns: Callable[[], int],
+        open_attempts: Callable[[], tuple[AttemptOpened, ...]],
+        durable: bool = False,
+        segment_bytes: int = 64 * 1024 * 1024,
+        segment_seconds: int = 300,
+    ) -> None:
+        """``durable``: fsync each block (durability "power"). ``open_attempts`` names what a new segment carries over."""
+        self._loop = loop
+        self._now_ns = now_ns
+        self._open_attempts = open_attempts
+        self._segment_bytes = segment_bytes
+        self._segment_ns = segment_seconds * 10**9
+        self._records: list[Record] = []
+        self._waiters: list[tuple[Waiter, int]] = []
+        self._scheduled = False
+        self._rotation_due = False
+        self._syncer = ThreadPoolExecutor(1, "journal-sync") if durable else None
+        self._segments = _Segments(data_dir, instance, now_ns)
+        self._segments.begin(())
+
+    def append(self, record: Record) -> None:
+        """Queue a record for this turn's block."""
+        self._records.append(record)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def park(self, fiber: Waiter, ticket: int) -> None:
+        self._waiters.append((fiber, ticket))
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        """Wait until every record queued so far is durable. Raises ``JournalError`` when it cannot be made so."""
+        if self._scheduled:
+            yield self
+
+    def rotate_when_old(self) -> None:
+        """Called now and then: end a segment past its age, so that readers can treat it as closed."""
+        if (
+            self._now_ns() - self._segments.opened_ns >= self._segment_ns
+            and self._segments.bytes > _WORTH_CLOSING_BYTES
+        ):
+            self._rotation_due = True
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Write what is queued and end the journal of this instance."""
+        if self._syncer is not None:
+            self._syncer.shutdown(wait=True)
+        if self._records:
+            self._segments.write(self._records)
+            self._records = []
+        self._segments.end(final=True)
+
+    def _flush(self) -> None:
+        records, self._records = self._records, []
+        waiters, self._waiters = self._waiters, []
+        # What is open is asked at the same moment at which the queue is taken: every record up to now goes into the old
+        # segment, every later one into the new.
+        carried = None
+        if self._rotation_due or self._segments.bytes >= self._segment_bytes:
+            self._rotation_due = False
+            carried = self._open_attempts()
+        if self._syncer is None:
+            self._scheduled = False
+            self._release(waiters, self._write(records, carried))
+        else:
+            # Stays scheduled: what is queued during the sync goes out together when it is done.
+            future = self._loop.run_in_executor(self._syncer, self._write, records, carried)
+            future.add_done_callback(lambda done: self._synced(waiters, done.result()))
+
+    def _write(self, records: list[Record], carried: tuple[AttemptOpened, ...] | None) -> JournalError | None:
+        try:
+            if records:
+                self._segments.write(records)
+                if self._syncer is not None:
+                    self._segments.sync()
+        except JournalError as error:
+            return error
+        if carried is not None:
+            self._segments.end(final=False)
+            self._segments.begin(carried)
+        return None
+
+    def _synced(self, waiters: list[tuple[Waiter, int]], error: JournalError | None) -> None:
+        if self._records or self._waiters:
+            self._flush()
+        else:
+            self._scheduled = False
+        self._release(waiters, error)
+
+    def _release(self, waiters: list[tuple[Waiter, int]], error: JournalError | None) -> None:
+        for fiber, ticket in waiters:
+            if error is None:
+                fiber.resume(ticket)
+            else:
+                fiber.fail(ticket, error)
+
+
+class SyncJournal:
+    """A journal written without an event loop: each ``append`` is one block, on the disk when it returns."""
+
+    def __init__(self, data_dir: Path, instance: str, now_ns: Callable[[], int]) -> None:
+        self._segments = _Segments(data_dir, instance, now_ns)
+        self._segments.begin(())
+
+    def append(self, records: list[Record]) -> None:
+        """Raises ``JournalError`` with nothing written."""
+        self._segments.write(records)
+        self._segments.sync()
+
+    def close(self) -> None:
+        self._segments.end(final=True)

@@ -1,0 +1,1 @@
+"""Bytes ⇄ values of the wires that clients and providers speak. No sockets, no clock."""

@@ -1,0 +1,231 @@
+"""Server-sent events on their way through: usage is read, the extra usage event taken out, the end held back.
+
+Rules: bytes are searched, not parsed, until an event that matters is found; whole reads pass on as they came. An event
+that is not complete yet waits for its rest. From the event that ends the stream on, everything is held until
+``finish``, so that the attempt can be settled before the client sees the end.
+
+JSON escapes quotes inside strings, so the marks below never match text that a model wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from upeti.core.meters import Meters
+from upeti.wire.usage import Usage, anthropic_meters, merge, openai_meters
+
+# An event longer than this is passed on unread: usage events are under 2 KB, the largest content events
+# (a whole response object, an image) are megabytes.
+EVENT_BYTES_MAX = 8 * 1024 * 1024
+
+
+class _Chunk(msgspec.Struct):
+    """A chunk of a chat completion (or completion) stream."""
+
+    choices: list[msgspec.Raw] | None = None
+    usage: Usage | None = None
+
+
+class _ResponseBody(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class _ResponseEvent(msgspec.Struct):
+    type: str = ""
+    response: _ResponseBody | None = None
+
+
+class _Message(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class _MessageEvent(msgspec.Struct):
+    type: str = ""
+    message: _Message | None = None
+    usage: Usage | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_response_event = msgspec.json.Decoder(_ResponseEvent)
+_message_event = msgspec.json.Decoder(_MessageEvent)
+
+_USAGE = b'"usage"'
+_T = TypeVar("_T")
+
+
+class EventStream:
+    """One stream, of one wire. Subclasses say what its events mean."""
+
+    __slots__ = ("_held", "_partial", "exact", "usage")
+
+    end_marks: tuple[bytes, ...] = ()
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.exact = False  # whether the usage read is the final one, even if the stream should be cut now
+        self._partial = b""
+        self._held: list[bytes] | None = None  # not None once the end has begun
+
+    @property
+    def ended(self) -> bool:
+        """Whether the event that ends the stream has been seen."""
+        return self._held is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what was read; return what may be passed on now (perhaps nothing)."""
+        if self._held is not None:
+            self._held.append(data)
+            return b""
+        if self._partial:
+            data = self._partial + data
+            self._partial = b""
+        if not data.endswith(b"\n\n") and not data.endswith(b"\r\n\r\n"):
+            end = _last_event_end(data)
+            if len(data) - end <= EVENT_BYTES_MAX:
+                self._partial = data[end:]
+                data = data[:end]
+        if _USAGE in data:
+            data = self._read_usage(data)
+        for mark in self.end_marks:
+            at = data.rfind(mark)
+            if at >= 0 and (at == 0 or data[at - 1] == 10):
+                self._held = [data[at:]]
+                return data[:at]
+        return data
+
+    def finish(self) -> bytes:
+        """The message is over: return what was held back."""
+        rest = b"".join(self._held or ()) + self._partial
+        self._held = None
+        self._partial = b""
+        if _USAGE in rest:
+            rest = self._read_usage(rest)
+        return rest
+
+    def meters(self) -> Meters | None:
+        """What the stream said it used so far, or None when it did not say."""
+        return openai_meters(self.usage) if self.usage is not None else None
+
+    def _read_usage(self, data: bytes) -> bytes:
+        """Read the usage that ``data`` (whole events) holds; return the data, less an event to be taken out."""
+        raise NotImplementedError
+
+
+class ChatStream(EventStream):
+    """Chat completions and legacy completions: `data:` chunks, usage in the last, then `data: [DONE]`."""
+
+    __slots__ = ("_strip",)
+
+    end_marks = (b"data: [DONE]", b"data:[DONE]")
+
+    def __init__(self, *, strip_usage: bool) -> None:
+        super().__init__()
+        self._strip = strip_usage
+
+    def _read_usage(self, data: bytes) -> bytes:
+        # The last report wins: where every chunk carries one (`"usage":null`, or cumulative figures) the rest say less.
+        at = data.rfind(_USAGE)
+        if not _is_object(data, at + len(_USAGE)):
+            return data
+        chunk = _decode_line(_chunk, data, at)
+        if chunk is None or chunk.usage is None:
+            return data
+        self.usage = chunk.usage
+        self.exact = not chunk.choices
+        if self._strip and self.exact:
+            start, end = _event_around(data, at)
+            return data[:start] + data[end:]
+        return data
+
+
+class ResponseStream(EventStream):
+    """Responses: typed events; the last (`response.completed`, …) holds the whole response with its usage."""
+
+    __slots__ = ()
+
+    end_marks = (
+        b"event: response.completed",
+        b"event: response.incomplete",
+        b"event: response.failed",
+        b"data: [DONE]",
+    )
+
+    def _read_usage(self, data: bytes) -> bytes:
+        at = data.rfind(_USAGE)
+        if _is_object(data, at + len(_USAGE)):
+            event = _decode_line(_response_event, data, at)
+            if event is not None and event.response is not None and event.response.usage is not None:
+                self.usage = event.response.usage
+                self.exact = True
+        return data
+
+
+class MessageStream(EventStream):
+    """Anthropic messages: input in `message_start`, cumulative output in `message_delta`."""
+
+    __slots__ = ()
+
+    end_marks = (b"event: message_stop",)
+
+    def meters(self) -> Meters | None:
+        return anthropic_meters(self.usage) if self.usage is not None else None
+
+    def _read_usage(self, data: bytes) -> bytes:
+        at = data.find(_USAGE)
+        while at >= 0:
+            if _is_object(data, at + len(_USAGE)):
+                event = _decode_line(_message_event, data, at)
+                if event is not None:
+                    usage = event.usage or (event.message.usage if event.message is not None else None)
+                    if usage is not None:
+                        self.usage = merge(self.usage, usage)
+                        self.exact = event.type == "message_delta"
+            line_end = data.find(b"\n", at)
+            at = data.find(_USAGE, line_end) if line_end >= 0 else -1
+        return data
+
+
+class OpaqueStream(EventStream):
+    """A stream of a wire that is not metered (audio, files): passed on as it comes."""
+
+    __slots__ = ()
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+    def _read_usage(self, data: bytes) -> bytes:
+        return data
+
+
+def _is_object(data: bytes, at: int) -> bool:
+    """Whether a colon and an opening brace follow."""
+    return data[at : at + 8].lstrip(b" :\t")[:1] == b"{"
+
+
+def _decode_line(decoder: msgspec.json.Decoder[_T], data: bytes, at: int) -> _T | None:
+    """Decode the `data:` line around offset ``at``; None when it is not one that can be read."""
+    start = data.rfind(b"\n", 0, at) + 1
+    end = data.find(b"\n", at)
+    line = data[start : end if end >= 0 else len(data)]
+    if not line.startswith(b"data:"):
+        return None
+    try:
+        return decoder.decode(line[5:])
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _last_event_end(data: bytes) -> int:
+    """Return the offset behind the last complete event, 0 when there is none."""
+    end = data.rfind(b"\n\n")
+    crlf = data.rfind(b"\r\n\r\n")
+    return max(end + 2 if end >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+
+
+def _event_around(data: bytes, at: int) -> tuple[int, int]:
+    """Return the bounds of the event that holds offset ``at``, its blank line included."""
+    start = _last_event_end(data[:at])
+    ends = [end + width for end, width in ((data.find(b"\n\n", at), 2), (data.find(b"\r\n\r\n", at), 4)) if end >= 0]
+    return start, min(ends, default=len(data))
