@@ -222,6 +222,4 @@ def test_other_paths() -> None:
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
-    assert (
-        answer(Request(b"", b"[", b"[", "POST", "/v1/chat/completions", []), behaviour_of("")).status == 400
-    )
+    assert answer(Request(b"", b"[", b"[", "POST", "/v1/chat/completions", []), behaviour_of("")).status == 400

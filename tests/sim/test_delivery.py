@@ -62,9 +62,7 @@ def test_slow_waits_first_and_drip_between() -> None:
     assert delivered(PLAIN, "slow300").steps[0] == Pause(0.3)
     pauses = [step for step in delivered(STREAM, "slow300").steps if isinstance(step, Pause)]
     assert pauses == [Pause(0.3)] + [Pause(0.03)] * 6
-    assert [step for step in delivered(STREAM, "drip5").steps if isinstance(step, Pause)] == [
-        Pause(0.005)
-    ] * 6
+    assert [step for step in delivered(STREAM, "drip5").steps if isinstance(step, Pause)] == [Pause(0.005)] * 6
 
 
 def test_a_cut_stream_ends_early_and_bills_what_was_made() -> None:

@@ -27,9 +27,7 @@ def read_all(pieces: list[bytes]) -> list[Request]:
 
 
 @given(st.lists(st.sampled_from([PLAIN, CHUNKED, BODILESS]), max_size=5), st.data())
-def test_any_pipeline_in_any_pieces_gives_the_same_requests(
-    messages: list[bytes], data: st.DataObject
-) -> None:
+def test_any_pipeline_in_any_pieces_gives_the_same_requests(messages: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]

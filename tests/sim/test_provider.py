@@ -25,9 +25,7 @@ SOURCE = Path(upeti.sim.__file__).parents[2]
 
 def call(model: str, path: str = "/v1/chat/completions", headers: str = "", **body: Any) -> bytes:
     data = json.dumps({"model": model, **body}).encode()
-    return (
-        f"POST {path} HTTP/1.1\r\nHost: sim\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
-    )
+    return f"POST {path} HTTP/1.1\r\nHost: sim\r\n{headers}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 async def talk(provider: SimProvider, data: bytes, *, end: bool = True) -> bytes:
@@ -94,9 +92,7 @@ async def test_the_clients_people_use_can_read_it() -> None:
         response = await client.responses.create(model="m", input="hi", max_output_tokens=3)
         assert response.usage is not None
         assert response.usage.output_tokens == 3
-        events = [
-            event async for event in await client.responses.create(model="m-split", input="hi", stream=True)
-        ]
+        events = [event async for event in await client.responses.create(model="m-split", input="hi", stream=True)]
         assert events[-1].type == "response.completed"
         embedded = await client.embeddings.create(model="m", input=["a", "b"])
         assert embedded.data[1].embedding == [0.5, -0.25, 0.125, 0.0625]
@@ -115,9 +111,7 @@ async def test_anthropics_client_can_read_it() -> None:
         messages: Any = [{"role": "user", "content": "hi"}]
         plain = await client.messages.create(model="m", messages=messages, max_tokens=5)
         assert plain.usage.output_tokens == 5
-        async with client.messages.stream(
-            model="m-usageeach-ping-split", messages=messages, max_tokens=9
-        ) as stream:
+        async with client.messages.stream(model="m-usageeach-ping-split", messages=messages, max_tokens=9) as stream:
             message = await stream.get_final_message()
         assert message.usage.output_tokens == 9
         assert message.usage.input_tokens == len(provider.requests[1].body) // 4
@@ -205,9 +199,7 @@ async def test_stop_cuts_and_start_takes_the_same_port() -> None:
 async def test_junk_does_no_harm() -> None:
     async with SimProvider() as provider:
         assert b" 400 " in await talk(provider, b"\x16\x03\x01junk\r\n\r\n")
-        assert b" 400 " in await talk(
-            provider, b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 1\r\n\r\n{"
-        )
+        assert b" 400 " in await talk(provider, b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 1\r\n\r\n{")
         assert b" 200 " in await talk(provider, call("m"))
         assert provider.connections_open == 0
 

@@ -34,7 +34,7 @@ REASONS: Final = {
 }
 
 
-class NotHttp(Exception):  # noqa: N818 - a verdict on what arrived, not a failure of ours
+class NotHttp(Exception):
     """What arrived is not a request."""
 
 

@@ -134,9 +134,7 @@ class SimProvider:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(
-        self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _serve(self, connection: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests one after the other, pipelined ones too."""
         requests = RequestReader()
         self.connections_open += 1
@@ -286,9 +284,7 @@ def parse_arguments(arguments: Sequence[str]) -> SimProvider:
         prog="python -m upeti.sim.provider", description="A fake model provider for tests and drills."
     )
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument(
-        "--port", type=int, default=0, help="0: the system chooses; the ready line says which"
-    )
+    parser.add_argument("--port", type=int, default=0, help="0: the system chooses; the ready line says which")
     parser.add_argument("--log", type=Path, help="file to append a line to for every request seen and served")
     parser.add_argument("--seed", type=int, default=0, help="of the places where `split` cuts")
     parser.add_argument("--api-key", help="answer 401 without it")

@@ -70,9 +70,7 @@ class _Events:
         return Answer(200, events=tuple(self.events), billed=billed, content_type=STREAM_TYPE)
 
 
-def _plain(
-    call: Call, body: dict[str, Any], usage: dict[str, Any], *, split_reasoning: bool = True
-) -> Answer:
+def _plain(call: Call, body: dict[str, Any], usage: dict[str, Any], *, split_reasoning: bool = True) -> Answer:
     if call.shows_usage():
         body["usage"] = usage
     body["x_sim"] = UNKNOWN_FIELD
@@ -134,9 +132,7 @@ def completions_stream(call: Call) -> Answer:
     return _chat_stream(call, "text_completion", lambda text, first: {"text": text}, {"text": ""})
 
 
-def _chat_stream(
-    call: Call, kind: str, content: Callable[[str, bool], dict[str, Any]], end: dict[str, Any]
-) -> Answer:
+def _chat_stream(call: Call, kind: str, content: Callable[[str, bool], dict[str, Any]], end: dict[str, Any]) -> Answer:
     """Chunks as OpenAI sends them: ``usage`` is null in each when it was asked for, and comes in one more."""
     out = _Events(call)
     shows = call.shows_usage()
@@ -174,9 +170,7 @@ def _chat_stream(
     return out.answer()
 
 
-def _response(
-    call: Call, status: str, output: list[dict[str, Any]], usage: dict[str, Any] | None
-) -> dict[str, Any]:
+def _response(call: Call, status: str, output: list[dict[str, Any]], usage: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": "resp_sim",
         "object": "response",
