@@ -92,8 +92,7 @@ def test_open_string_at_the_end() -> None:
         ),
         (
             changed('limit = "10.50"', "limit = 10.50"),
-            "upeti.toml:23: key[0].limit: expected str, got float; "
-            'write the amount as a string: limit = "10.50"',
+            'upeti.toml:23: key[0].limit: expected str, got float; write the amount as a string: limit = "10.50"',
         ),
         (
             changed('channel = "local"\nmodel', "model"),
@@ -105,9 +104,7 @@ def test_open_string_at_the_end() -> None:
             "use 1 to 128 letters, digits and _ . : / -",
         ),
         (
-            changed(
-                '[[route]]\nname = "small"\n[[route.candidate]]', "[route]\nname = 'small'\n[route.candidate]"
-            ),
+            changed('[[route]]\nname = "small"\n[[route.candidate]]', "[route]\nname = 'small'\n[route.candidate]"),
             "upeti.toml:13: route is no list of tables; begin each one with [[route]]",
         ),
         (
@@ -143,10 +140,10 @@ def test_a_pasted_secret_is_not_echoed() -> None:
             "the first is channel[0]: rename one",
         ),
         (
-            changed('base_url = "https://api.openai.com/v1"\n', ""),
-            7,
-            "channel `openai` has no `base_url`",
-            'add base_url = "https://api.openai.com/v1"',
+            changed('kind = "embedded"', 'kind = "azure"\nentra = true'),
+            3,
+            "channel `local` has no `base_url`",
+            'add base_url = "https://NAME.openai.azure.com"',
         ),
         (
             changed("https://api.openai.com/v1", "api.openai.com/v1"),
@@ -218,9 +215,7 @@ def test_tls_needs_both_files(tmp_path: Path) -> None:
     certificate = tmp_path / "cert.pem"
     certificate.touch()
     text = SOUND + f'[gateway]\ntls_certificate = "{certificate}"\n'
-    assert problems(text) == [
-        "upeti.toml:26: `tls_certificate` without `tls_key`; add `tls_key`, or leave both out"
-    ]
+    assert problems(text) == ["upeti.toml:26: `tls_certificate` without `tls_key`; add `tls_key`, or leave both out"]
 
 
 def test_named_files_exist() -> None:
@@ -235,9 +230,7 @@ def test_data_dir_must_leave_room_for_the_socket() -> None:
 
 
 def test_everything_wrong_is_said_at_once_in_the_order_of_the_file() -> None:
-    text = (
-        changed('channel = "local"', 'channel = "a"').replace('"10.50"', '"x"') + "[control]\nport = 8080\n"
-    )
+    text = changed('channel = "local"', 'channel = "a"').replace('"10.50"', '"x"') + "[control]\nport = 8080\n"
     assert [found.split(":")[1] for found in problems(text)] == ["16", "23", "26"]
     text = text.replace("port = 8080", "prt = 1").replace("data_dir =", "datadir =")
     assert [found.split(":")[1] for found in problems(text)] == ["1", "26"]

@@ -108,9 +108,7 @@ def multiline(text: str) -> str:
 
 
 values = st.recursive(
-    st.one_of(
-        texts.map(quoted), texts.map(multiline), st.integers().map(str), st.just("1979-05-27 07:32:00")
-    ),
+    st.one_of(texts.map(quoted), texts.map(multiline), st.integers().map(str), st.just("1979-05-27 07:32:00")),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3).map(lambda items: "[\n" + ",\n".join(items) + "]"),
         st.dictionaries(keys, st.integers(), max_size=3).map(

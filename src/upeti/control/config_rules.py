@@ -22,11 +22,6 @@ from upeti.core.config import Channel, Config, Control, Key
 SOCKET_PATH_BYTES_MAX: Final = 107
 KEEPER_SOCKET: Final = Path("run") / "keeper.sock"
 
-_NEEDS_URL: Final = {
-    "openai_compatible": "https://api.openai.com/v1",
-    "azure": "https://NAME.openai.azure.com",
-}
-
 
 class Problem(msgspec.Struct, frozen=True):
     """One thing wrong: where in the file, what, and what to do about it."""
@@ -56,9 +51,7 @@ def _unique(table: str, field: str, values: Iterable[str]) -> Iterator[Problem]:
     for place, value in enumerate(values):
         if value and value in seen:
             what = f"a second {table} with the {field} `{value}`"
-            yield Problem(
-                f"{table}[{place}].{field}", what, f"the first is {table}[{seen[value]}]: rename one"
-            )
+            yield Problem(f"{table}[{place}].{field}", what, f"the first is {table}[{seen[value]}]: rename one")
         seen.setdefault(value, place)
 
 
@@ -66,9 +59,7 @@ def _gateway(config: Config) -> Iterator[Problem]:
     gateway, control = config.gateway, config.control
     for name, other in (("tls_certificate", "tls_key"), ("tls_key", "tls_certificate")):
         if getattr(gateway, name) and not getattr(gateway, other):
-            yield Problem(
-                f"gateway.{name}", f"`{name}` without `{other}`", f"add `{other}`, or leave both out"
-            )
+            yield Problem(f"gateway.{name}", f"`{name}` without `{other}`", f"add `{other}`, or leave both out")
     if gateway.port and gateway.port == control.port and gateway.host == control.host:
         path = "gateway.port" if control.port == Control().port else "control.port"
         yield Problem(path, "gateway and control have the same port", "choose another; 0 takes a free one")
@@ -107,8 +98,9 @@ def _channel(place: int, channel: Channel) -> Iterator[Problem]:
         if not sound or url.query or url.fragment or url.username is not None:
             cure = "write it like https://api.openai.com/v1, without user, query or fragment"
             yield Problem(f"{here}.base_url", f"{name}: `base_url` is no address", cure)
-    elif channel.kind in _NEEDS_URL:
-        yield Problem(here, f"{name} has no `base_url`", f'add base_url = "{_NEEDS_URL[channel.kind]}"')
+    elif channel.kind == "azure":
+        cure = 'add base_url = "https://NAME.openai.azure.com"'
+        yield Problem(here, f"{name} has no `base_url`", cure)
     if channel.kind == "anthropic" and channel.api_key is None:
         yield Problem(here, f"{name} has no `api_key`", 'add api_key = "env:ANTHROPIC_API_KEY"')
     if channel.kind == "azure":

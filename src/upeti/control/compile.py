@@ -1,0 +1,321 @@
+"""Configuration + state + price book → snapshot: everything a worker will know, decided before it knows it.
+
+Pure but for the secrets it looks at: the digest of a key that the configuration names by its place, and
+whether a channel's secret is to be found at all. No secret goes into the snapshot, only its place or its
+ciphertext. What is wrong is a ``ConfigError`` with line and cure; what will only surprise somebody is a
+warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from upeti.control.config_file import Document
+from upeti.control.config_rules import Problem
+from upeti.control.store import KeyRow
+from upeti.core.amount import parse_pico
+from upeti.core.config import Candidate, Channel
+from upeti.core.errors import ConfigError
+from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, SecretRef, Snapshot
+from upeti.money.price import Price
+from upeti.money.price_book import ANY_MODEL, PriceBook
+from upeti.providers.catalog import PROVIDERS
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class Placement(msgspec.Struct, frozen=True):
+    """Where the processes of one start are: what the configuration leaves open or a command line overrode."""
+
+    gateway_host: str
+    gateway_port: int
+    control_host: str
+    control_port: int
+    workers: int
+    embedded: dict[str, int] = msgspec.field(default_factory=dict)  # channel → port on loopback
+
+
+class State(msgspec.Struct, frozen=True):
+    """What the store adds to the configuration."""
+
+    keys: list[KeyRow] = msgspec.field(default_factory=list)
+    sealed: dict[str, bytes] = msgspec.field(default_factory=dict)
+    created_s: int = 0
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """A snapshot, the limits of its budgets in pico units, and what its user should be told."""
+
+    snapshot: Snapshot
+    limits_pico: dict[str, int]
+    warnings: list[str]
+
+
+def compile_snapshot(
+    document: Document,
+    state: State,
+    book: PriceBook,
+    *,
+    version: int = 0,
+    placement: Placement | None = None,
+) -> Compiled:
+    """Compile. Without a ``placement`` it only serves to check: then a secret that is not there is a warning.
+
+    Raises ``ConfigError`` that lists every problem.
+    """
+    return _Compilation(document, state, book, placement).result(version)
+
+
+class _Compilation:
+    def __init__(self, document: Document, state: State, book: PriceBook, placement: Placement | None) -> None:
+        self._document = document
+        self._config = document.config
+        self._state = state
+        self._book = book
+        self._placement = placement
+        self._problems: list[Problem] = []
+        self._warnings: list[str] = []
+        self._limits: dict[str, int] = {}
+
+    def result(self, version: int) -> Compiled:
+        config = self._config
+        gateway = config.gateway
+        if self._placement is not None:
+            gateway = msgspec.structs.replace(
+                gateway,
+                host=self._placement.gateway_host,
+                port=self._placement.gateway_port,
+                workers=self._placement.workers,
+            )
+        channels = {channel.name: self._channel(place, channel) for place, channel in enumerate(config.channel)}
+        parts = {
+            channel.name: channel.prices or PROVIDERS[channel.kind].host(channels[channel.name].host).prices
+            for channel in config.channel
+        }
+        routes = {}
+        for place, route in enumerate(config.route):
+            views = tuple(
+                self._candidate(f"route[{place}].candidate[{index}]", index, candidate, parts[candidate.channel])
+                for index, candidate in enumerate(route.candidate)
+            )
+            routes[route.name] = RouteView(
+                name=route.name,
+                candidates=tuple(sorted(views, key=lambda view: view.order)),
+                deadline_ms=route.deadline_ms,
+                attempt_timeout_ms=route.attempt_timeout_ms,
+                stream_idle_ms=route.stream_idle_ms,
+                attempts_max=route.attempts_max,
+                created_s=self._state.created_s,
+            )
+        keys = self._keys()
+        self._warn_of_gaps(keys)
+        if self._problems:
+            raise self._document.error(self._problems)
+        snapshot = Snapshot(
+            version=version,
+            gateway=gateway,
+            journal=config.journal,
+            keys=keys,
+            channels=channels,
+            routes=routes,
+            default_channel=gateway.default_channel or _first_channel(routes.values()),
+            unpriced=config.money.unpriced,
+            output_tokens_default=config.money.output_tokens_default,
+        )
+        return Compiled(snapshot, self._limits, self._warnings)
+
+    def _channel(self, place: int, channel: Channel) -> ChannelView:
+        host, port, tls, path = self._address(place, channel)
+        return ChannelView(
+            name=channel.name,
+            kind=channel.kind,
+            host=host,
+            port=port,
+            tls=tls,
+            path=path,
+            api_key=self._secret(place, channel),
+            api_version=channel.api_version,
+            deployments=channel.deployments,
+            entra=channel.entra,
+            organization=channel.organization,
+            project=channel.project,
+            ca_file=channel.ca_file,
+            connect_timeout_ms=channel.connect_timeout_ms,
+            connections_max=channel.connections_max,
+            keepalive_idle_ms=channel.keepalive_idle_ms,
+            breaker_failures=channel.breaker_failures,
+            breaker_pause_ms=channel.breaker_pause_ms,
+        )
+
+    def _address(self, place: int, channel: Channel) -> tuple[str, int, bool, str]:
+        if channel.kind == "embedded" and not channel.base_url:
+            port = 0
+            if self._placement is not None:
+                port = self._placement.embedded.get(channel.name, 0)
+                if not port:
+                    what = f"channel `{channel.name}`: no process of the embedded provider was started for it"
+                    self._problems.append(Problem(f"channel[{place}]", what, "stop `upeti serve` and start it again"))
+            return "127.0.0.1", port, False, "/v1"
+        url = urlsplit(channel.base_url or PROVIDERS[channel.kind].base_url)
+        port = url.port or _DEFAULT_PORTS[url.scheme]
+        return url.hostname or "", port, url.scheme == "https", url.path.rstrip("/")
+
+    def _secret(self, place: int, channel: Channel) -> SecretRef | None:
+        if channel.api_key is None:
+            return None
+        kind, _, name = channel.api_key.partition(":")
+        sealed = self._state.sealed.get(name, b"") if kind == "stored" else b""
+        missing = _missing_secret(kind, name, sealed, Path(self._config.data_dir))
+        if missing:
+            path = f"channel[{place}].api_key"
+            what, cure = missing
+            if self._placement is not None:
+                self._problems.append(Problem(path, f"channel `{channel.name}`: {what}", cure))
+            else:
+                self._warn(path, f"channel `{channel.name}`: {what}", cure)
+        return SecretRef(kind, name, sealed)
+
+    def _candidate(self, path: str, index: int, candidate: Candidate, part: str) -> CandidateView:
+        model = "" if candidate.model == ANY_MODEL else candidate.model
+        prices: dict[str, tuple[Price, ...]] = {
+            name: self._book.prices(part, name) for name in ([model] if model else self._book.models(part))
+        }
+        prices = {name: rows for name, rows in prices.items() if rows}
+        if not prices:
+            what = f"`{model or ANY_MODEL}` of channel `{candidate.channel}` has no price"
+            if part:
+                what += f" in the part `{part}` of the price book"
+            refused = self._config.money.unpriced == "refuse"
+            effect = "its calls are refused" if refused else "its calls are unpriced, and refused with a limit"
+            self._warn(path, f"{what}: {effect}", "add a row in a file of `[money] price_files`")
+        facts = self._book.facts(part, model) if model else None
+        return CandidateView(
+            channel=candidate.channel,
+            model=model,
+            order=index if candidate.order is None else candidate.order,
+            weight=candidate.weight,
+            prices=prices,
+            output_tokens_max=candidate.output_tokens_max or (facts.output_tokens_max if facts else None),
+            context_tokens=candidate.context_tokens or (facts.context_tokens if facts else None),
+        )
+
+    def _keys(self) -> dict[bytes, Caller]:
+        callers: dict[bytes, Caller] = {}
+        in_state = {key.id for key in self._state.keys}
+        for place, key in enumerate(self._config.key):
+            path = f"key[{place}]"
+            if key.id in in_state:
+                cure = f"choose another id; `upeti keys revoke {key.id}` does not free it"
+                self._problems.append(Problem(f"{path}.id", f"the state has a key `{key.id}` too", cure))
+            try:
+                digest = bytes.fromhex(key.sha256) if key.secret is None else _digest_of(key.secret)
+            except ConfigError as error:
+                what, _, cure = str(error).partition("; ")
+                self._problems.append(Problem(f"{path}.secret", f"key `{key.id}`: {what}", cure))
+                continue
+            limit_pico = parse_pico(key.limit) if key.limit else None
+            caller = Caller(
+                key=key.id,
+                tenant=key.tenant,
+                project=key.project,
+                feature=key.feature,
+                budgets=self._budgets(key.id, limit_pico),
+                routes=frozenset(key.routes),
+            )
+            if callers.setdefault(digest, caller) is not caller:
+                what = f"key `{key.id}` is the same as key `{callers[digest].key}`"
+                self._problems.append(Problem(path, what, "give each key a secret of its own"))
+        for row in self._state.keys:
+            if row.revoked_ns:
+                continue
+            caller = Caller(
+                key=row.id,
+                tenant=row.tenant,
+                project=row.project,
+                feature=row.feature,
+                budgets=self._budgets(row.id, row.limit_pico),
+                routes=frozenset(row.routes),
+                expires_ns=row.expires_ns,
+            )
+            callers.setdefault(bytes.fromhex(row.sha256), caller)
+        return callers
+
+    def _budgets(self, key_id: str, limit_pico: int | None) -> tuple[str, ...]:
+        if limit_pico is None:
+            return ()
+        budget = f"key:{key_id}"
+        self._limits[budget] = limit_pico
+        return (budget,)
+
+    def _warn_of_gaps(self, keys: Mapping[bytes, Caller]) -> None:
+        if not self._config.route:
+            self._warn("", "there is no route: no model is served", "add a [[route]]")
+        if not keys:
+            self._warn("", "there is no key: nobody can call", "`upeti keys create --tenant NAME` makes one")
+        host = self._config.control.host
+        if host not in ("127.0.0.1", "::1", "localhost"):
+            what = f"the control port is open to the network ({host})"
+            self._warn("control.host", what, "keep it on 127.0.0.1 unless a firewall guards it")
+
+    def _warn(self, path: str, what: str, cure: str) -> None:
+        self._warnings.append(str(self._document.error([Problem(path, what, cure)])))
+
+
+def watched_files(document: Document) -> Iterator[Path]:
+    """Yield the files besides the configuration's own whose change makes another snapshot."""
+    config = document.config
+    yield from map(Path, config.money.price_files)
+    for key in config.key:
+        if key.secret is not None and key.secret.startswith("file:"):
+            yield Path(key.secret.removeprefix("file:"))
+
+
+def _first_channel(routes: Iterable[RouteView]) -> str:
+    return next((route.candidates[0].channel for route in routes), "")
+
+
+def _digest_of(secret: str) -> bytes:
+    """Return the SHA-256 of a client key that is kept in the environment or a file. Raises ``ConfigError``."""
+    kind, _, name = secret.partition(":")
+    if kind == "env":
+        value = os.environ.get(name, "")
+        if not value:
+            raise ConfigError(f"the environment variable {name} is not set; set it where Upeti is started")
+    elif kind == "file":
+        try:
+            value = Path(name).read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"{name} cannot be read ({error.strerror}); make it readable") from None
+        if not value:
+            raise ConfigError(f"{name} is empty; put the key into it")
+    else:
+        raise ConfigError("a client key is not taken from stored secrets; use `upeti keys create`")
+    return hashlib.sha256(value.encode()).digest()
+
+
+def _missing_secret(kind: str, name: str, sealed: bytes, data_dir: Path) -> tuple[str, str] | None:
+    """Return what is wrong with a channel's secret and the cure; None when a worker will find it."""
+    if kind == "env":
+        if os.environ.get(name):
+            return None
+        return f"the environment variable {name} is not set", "set it where Upeti is started"
+    if kind == "file":
+        return None if os.access(name, os.R_OK) else (f"{name} cannot be read", "correct the path or its mode")
+    if not sealed:
+        return f"there is no stored secret `{name}`", f"`upeti secrets set {name}` stores it"
+    # Only who has stored secrets pays for the library.
+    from upeti.providers.sealed import master_key, open_sealed
+
+    try:
+        open_sealed(sealed, master_key(data_dir))
+    except ConfigError as error:
+        what, _, cure = str(error).partition("; ")
+        return what, cure
+    return None

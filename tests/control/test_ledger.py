@@ -1,0 +1,155 @@
+"""Leases in the state: what was told is durable, and the sums are exact over restarts and deaths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from upeti.control.ledger import Ask, BudgetRow, Granted, Hello, Instance, Ledger, Return
+from upeti.control.store import Store
+
+BIG = 10**25  # ten trillion units: far above what a 64-bit integer holds
+
+
+def hello(name: str, **leases: tuple[int, int]) -> Hello:
+    return Hello(name, 0, 1, "p", {f"key:{budget}": sums for budget, sums in leases.items()})
+
+
+def ask(name: str, need: int, *, posted: int = 0, final: bool = True, budget: str = "key:a") -> Ask:
+    return Ask(name, budget, need, posted, final)
+
+
+def ledger(tmp_path: Path, limit: int = BIG) -> Ledger:
+    made = Ledger(Store(tmp_path))
+    made.set_limits({"key:a": limit})
+    return made
+
+
+def standing(made: Ledger) -> tuple[int, int]:
+    (row,) = made.budgets()
+    return row.spent_pico, row.leased_pico
+
+
+def test_grants_survive_the_keeper(tmp_path: Path) -> None:
+    ledger(tmp_path).apply([hello("w1"), ask("w1", 5)], {"w1"})
+    again = Ledger(Store(tmp_path))
+    assert standing(again) == (0, BIG // 2)
+    again.apply([Return("w1", "key:a", BIG // 2 - 7, 3)], {"w1"})
+    assert standing(Ledger(Store(tmp_path))) == (3, 4)
+
+
+def test_a_batch_is_taken_in_order(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    answers = made.apply([hello("w1"), hello("w2"), ask("w1", 60), ask("w2", 60), ask("w1", 1)], {"w1", "w2"})
+    assert answers == [True, True, Granted(60, 40, 100), Granted(40, 0, 100), Granted(0, 0, 100)]
+
+
+def test_who_can_wait_is_told_who_may_have_it(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    made.apply([hello("w1"), hello("w2"), hello("w3"), ask("w1", 70), ask("w3", 20)], {"w1", "w2", "w3"})
+    (answer,) = made.apply([ask("w2", 30, final=False)], {"w1", "w2"})  # w3 is not connected
+    assert answer == Granted(0, 10, 100, ("w1",))
+    made.apply([Return("w1", "key:a", 50, 5)], {"w1", "w2"})
+    assert made.apply([ask("w2", 30, final=False)], {"w1", "w2"}) == [Granted(30, 30, 100)]
+
+
+def test_what_was_posted_moves_from_leased_to_spent(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    made.apply([hello("w1"), ask("w1", 80), Return("w1", "key:a", 0, 30)], {"w1"})
+    assert standing(made) == (30, 50)
+    made.apply([Return("w1", "key:a", 0, 30), Return("w1", "key:a", 0, 20)], {"w1"})
+    assert standing(made) == (30, 50)
+
+
+def test_an_unknown_budget_grants_nothing(tmp_path: Path) -> None:
+    made = ledger(tmp_path)
+    words = [hello("w1"), ask("w1", 5, budget="key:gone"), Return("w1", "key:gone", 5, 1)]
+    assert made.apply(words, {"w1"}) == [True, Granted(0, 0, 0), False]
+
+
+def test_words_without_a_hello_change_nothing(tmp_path: Path) -> None:
+    made = ledger(tmp_path)
+    assert made.apply([ask("w1", 5), Return("w1", "key:a", 5, 1)], {"w1"}) == [Granted(0, 0, 0), False]
+    assert standing(made) == (0, 0)
+
+
+def test_a_worker_that_connects_again_gives_up_what_it_never_received(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    made.apply([hello("w1"), ask("w1", 80)], {"w1"})
+    assert made.apply([hello("w1", a=(20, 10))], {"w1"}) == [True]
+    assert standing(made) == (10, 20)
+
+
+def test_closing_posts_what_the_journal_says(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    made.apply([hello("w1"), hello("w2"), ask("w1", 60, posted=0), ask("w2", 20)], {"w1", "w2"})
+    dead = Instance("w1", 0, 1, "p")
+    assert dead in made.instances()
+    made.close(dead, {"key:a": 25})
+    assert standing(made) == (25, 20)
+    made.close(dead, {"key:a": 25})
+    assert standing(made) == (25, 20)
+    assert made.closed_instances() == {"w1"}
+    assert [instance.instance for instance in made.instances()] == ["w2"]
+    answers = made.apply([hello("w1"), ask("w1", 5), Return("w1", "key:a", 5, 99)], {"w1", "w2"})
+    assert answers == [False, Granted(0, 0, 0), False]
+    assert standing(made) == (25, 20)
+
+
+def test_a_journal_without_state_is_a_fold_all_the_same(tmp_path: Path) -> None:
+    """An instance and a budget that the state has lost: what was spent is known again, then the limit."""
+    made = Ledger(Store(tmp_path))
+    made.close(Instance("w9", 0, 0, ""), {"key:a": BIG})
+    made.set_limits({"key:a": BIG + 5})
+    assert made.budgets() == [BudgetRow("key:a", BIG + 5, BIG, 0)]
+
+
+def test_limits_change_and_spending_stays(tmp_path: Path) -> None:
+    made = ledger(tmp_path, 100)
+    made.apply([hello("w1"), ask("w1", 60, posted=0), Return("w1", "key:a", 0, 10)], {"w1"})
+    made.set_limits({"key:a": 50})
+    assert made.budgets() == [BudgetRow("key:a", 50, 10, 50)]
+    assert made.apply([ask("w1", 1, posted=10)], {"w1"}) == [Granted(0, 0, 50)]
+
+
+actions = st.lists(
+    st.tuples(st.sampled_from(["ask", "post", "return", "die"]), st.integers(0, 2), st.integers(1, BIG // 3)),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=actions)
+def test_never_overspent_in_the_database(tmp_path_factory: object, steps: list[tuple[str, int, int]]) -> None:
+    """The same invariant as in money/budget, read back from the file after each step."""
+    made = ledger(tmp_path_factory.mktemp("state"))  # type: ignore[attr-defined]
+    names = ["w0", "w1", "w2"]
+    free = dict.fromkeys(names, 0)
+    posted = dict.fromkeys(names, 0)
+    closed_posted = 0
+    made.apply([hello(name) for name in names], set(names))
+    for action, place, amount in steps:
+        name = names[place]
+        if action == "ask":
+            (answer,) = made.apply([ask(name, amount, posted=posted[name])], set(names))
+            assert isinstance(answer, Granted)
+            free[name] += answer.amount_pico
+        elif action == "post":
+            spent = min(amount, free[name])
+            free[name] -= spent
+            posted[name] += spent
+        elif action == "return":
+            back = min(amount, free[name])
+            free[name] -= back
+            made.apply([Return(name, "key:a", back, posted[name])], set(names))
+        else:
+            made.close(Instance(name, 0, 1, "p"), {"key:a": posted[name]})
+            closed_posted += posted[name]
+            names[place] = f"{name}+"
+            free[names[place]] = posted[names[place]] = 0
+            made.apply([hello(names[place])], set(names))
+        spent, leased = standing(made)
+        assert spent + leased <= BIG
+        assert spent + leased == closed_posted + sum(free[at] + posted[at] for at in names)
