@@ -8,6 +8,7 @@ place where money is rounded, once per line of a bill. Zero is an amount; unknow
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
 from typing import NewType
 
@@ -30,7 +31,7 @@ def parse_pico(text: str | int | Decimal) -> Pico:
     Raises ``AmountError`` for a float, a non-number, or more than twelve decimals.
     """
     if isinstance(text, bool | float):
-        raise AmountError(f"{text!r} is not exact: write the amount as a string, such as \"{text}\"")
+        raise AmountError(f'{text!r} is not exact: write the amount as a string, such as "{text}"')
     try:
         with localcontext() as context:
             context.prec = _DECIMAL_PRECISION
@@ -66,6 +67,20 @@ def round_pico(pico: int, decimals: int) -> Decimal:
     with localcontext() as context:
         context.prec = _DECIMAL_PRECISION
         return to_decimal(pico).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_EVEN)
+
+
+def apportion_pico(lines: Sequence[int], decimals: int) -> list[Decimal]:
+    """Round the lines of a bill to ``decimals`` places so that they sum to their rounded total.
+
+    Every line is rounded down, and what is missing goes to the lines with the largest remainders.
+    """
+    unit = 10 ** (PICO_DIGITS - decimals)
+    total = int(round_pico(sum(lines), decimals).scaleb(decimals))
+    units = [line // unit for line in lines]
+    by_remainder = sorted(range(len(lines)), key=lambda place: lines[place] % unit, reverse=True)
+    for place in by_remainder[: total - sum(units)]:
+        units[place] += 1
+    return [to_decimal(count * unit).quantize(Decimal(1).scaleb(-decimals)) for count in units]
 
 
 def convert_pico(pico: int, rate: Decimal) -> Pico:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
@@ -161,6 +162,41 @@ def digest_before(paths: list[Path], index: int) -> bytes:
     return digest_at_end(paths[index - 1]) if index else GENESIS
 
 
+class Follower:
+    """Reads an instance's journal on from where it was, over segments, however often it is asked."""
+
+    def __init__(self, directory: Path, *, from_last_segment: bool = False) -> None:
+        """Raises ``JournalError`` when the segment before the last one does not end well."""
+        self.directory = directory
+        self._segment = 0
+        self._offset = 0
+        self._digest = GENESIS
+        paths = segments(directory) if from_last_segment else []
+        if len(paths) > 1:
+            self._segment = len(paths) - 1
+            self._digest = digest_before(paths, self._segment)
+
+    def read(self) -> Iterator[list[Record]]:
+        """Yield what is new, block by block. Raises ``JournalError`` when the journal is damaged."""
+        paths = segments(self.directory)
+        if self._segment and len(paths) <= self._segment:
+            self._missing(len(paths))
+        for index in range(self._segment, len(paths)):
+            if segment_number(paths[index]) != index:
+                self._missing(index)
+            if index > self._segment:
+                self._segment, self._offset = index, 0
+            scan = SegmentScan(paths[index], self._digest, offset=self._offset)
+            for records in scan:
+                self._offset, self._digest = scan.end, scan.digest
+                yield records
+            if index < len(paths) - 1:
+                scan.check_whole()
+
+    def _missing(self, number: int) -> NoReturn:
+        raise JournalError(f"{self.directory.name}: segment {number} is missing; restore it from a copy")
+
+
 class InstanceFold:
     """What an instance's journal says by now: attempts still open, money posted by budget.
 
@@ -173,27 +209,12 @@ class InstanceFold:
         self.open: dict[AttemptName, AttemptOpened] = {}
         self.posted_pico: dict[str, int] = {}  # budget → posted and estimated costs
         self.ended = False  # by SegmentClosed(final=True)
-        self._segment = 0
-        self._offset = 0
-        self._digest = GENESIS
+        self._follower = Follower(directory)
 
     def advance(self) -> None:
         """Read on to the present end. Raises ``JournalError`` when the journal is damaged."""
-        paths = segments(self.directory)
-        if self._segment and len(paths) <= self._segment:
-            raise JournalError(f"{self.directory.name}: segments that were there are missing; restore them from a copy")
-        for index in range(self._segment, len(paths)):
-            path = paths[index]
-            if segment_number(path) != index:
-                raise JournalError(f"{self.directory.name}: segment {index} is missing; restore it from a copy")
-            if index > self._segment:
-                self._segment, self._offset = index, 0
-            scan = SegmentScan(path, self._digest, offset=self._offset)
-            for records in scan:
-                self._take(records)
-                self._offset, self._digest = scan.end, scan.digest
-            if index < len(paths) - 1:
-                scan.check_whole()
+        for records in self._follower.read():
+            self._take(records)
 
     def _take(self, records: list[Record]) -> None:
         for record in records:
