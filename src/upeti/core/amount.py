@@ -80,7 +80,7 @@ def apportion_pico(lines: Sequence[int], decimals: int) -> list[Decimal]:
     by_remainder = sorted(range(len(lines)), key=lambda place: lines[place] % unit, reverse=True)
     for place in by_remainder[: total - sum(units)]:
         units[place] += 1
-    return [to_decimal(count * unit).quantize(Decimal(1).scaleb(-decimals)) for count in units]
+    return [round_pico(count * unit, decimals) for count in units]
 
 
 def convert_pico(pico: int, rate: Decimal) -> Pico:
