@@ -75,7 +75,7 @@ def apportion_pico(lines: Sequence[int], decimals: int) -> list[Decimal]:
     Every line is rounded down, and what is missing goes to the lines with the largest remainders.
     """
     unit = 10 ** (PICO_DIGITS - decimals)
-    total = int(round_pico(sum(lines), decimals).scaleb(decimals))
+    total = parse_pico(round_pico(sum(lines), decimals)) // unit
     units = [line // unit for line in lines]
     by_remainder = sorted(range(len(lines)), key=lambda place: lines[place] % unit, reverse=True)
     for place in by_remainder[: total - sum(units)]:
