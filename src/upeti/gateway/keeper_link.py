@@ -1,9 +1,10 @@
 """The words between a worker and the keeper.
 
 Frames on a Unix socket (``data_dir/run/keeper.sock``): a little-endian u32 length, then one of these as
-MessagePack. The worker connects, says ``Hello``, and asks; the keeper answers and tells. A lease is a part of a
-budget that one worker may hold from without asking; its truth is the keeper's store, and Σ leases + spent ≤ limit
-holds at every moment. All amounts are pico units.
+JSON, because MessagePack's integers end at 64 bits, which is 18.4 million units in pico: a month's budget
+does not fit. The worker connects, says ``Hello``, and asks; the keeper answers and tells. A lease is a part
+of a budget that one worker may hold from without asking; its truth is the keeper's store, and Σ leases +
+spent ≤ limit holds at every moment. All amounts are pico units.
 """
 
 from __future__ import annotations
@@ -17,11 +18,18 @@ FRAME_BYTES_MAX = 16 * 1024 * 1024  # a metrics frame of a busy worker is a few 
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="hello"):
-    """First word of a worker. ``instance`` names its journal and its leases."""
+    """First word of a worker. ``instance`` names its journal and its leases.
+
+    ``leases`` is, for a worker that connects again, budget → (left of its lease, holds included; posted
+    since it started), as things stand now: a word may have been lost with the last connection, and the
+    keeper takes back what it thinks is leased beyond that. Whoever fills it in must not send again what was
+    to be returned before.
+    """
 
     instance: str
     worker: int
     pid: int
+    leases: dict[str, tuple[int, int]] = {}
 
 
 class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
@@ -59,8 +67,8 @@ class MetricsAsk(msgspec.Struct, frozen=True, array_like=True, tag="metrics?"):
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
     """Answer to LeaseAsk: ``amount_pico`` is added to the worker's lease (0: there is no more).
 
-    ``left_pico`` is what is neither spent nor leased to anyone after this grant; ``limit_pico`` the budget's limit;
-    ``resets_ns`` when its window ends (0: never).
+    ``left_pico`` is what is neither spent nor leased to anyone after this grant; ``limit_pico`` the
+    budget's limit; ``resets_ns`` when its window ends (0: never).
     """
 
     budget: str
@@ -90,9 +98,9 @@ class MetricsText(msgspec.Struct, frozen=True, array_like=True, tag="metrics="):
 WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk
 KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText
 
-_encoder = msgspec.msgpack.Encoder()
-_worker_words: msgspec.msgpack.Decoder[WorkerWord] = msgspec.msgpack.Decoder(WorkerWord)
-_keeper_words: msgspec.msgpack.Decoder[KeeperWord] = msgspec.msgpack.Decoder(KeeperWord)
+_encoder = msgspec.json.Encoder()
+_worker_words: msgspec.json.Decoder[WorkerWord] = msgspec.json.Decoder(WorkerWord)
+_keeper_words: msgspec.json.Decoder[KeeperWord] = msgspec.json.Decoder(KeeperWord)
 
 
 def frame(word: WorkerWord | KeeperWord) -> bytes:
