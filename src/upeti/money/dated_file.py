@@ -44,9 +44,7 @@ def read_bytes(source: Path | Traversable) -> bytes:
         return source.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise ConfigError(
-            f"{source}: cannot be read ({reason}); check the path and its permissions"
-        ) from error
+        raise ConfigError(f"{source}: cannot be read ({reason}); check the path and its permissions") from error
 
 
 def rows_of(
@@ -95,7 +93,7 @@ def _with_cure(error: msgspec.ValidationError, kind: Any) -> str:
         return f"{what}; add it, no row is complete without"
     if "Expected `str`" in what and ("got `float`" in what or "got `int`" in what):
         return f'{what}; write it in quotes: "2.50" is exact, a TOML number is not'
-    if "`date`" in what:
+    if "`date`" in what or "encoded date" in what:
         return f"{what}; write dates as 2026-01-31"
     if "matching regex" in what:
         return f'{what}; amounts are plain decimals such as "2.50", currencies three capitals such as "USD"'
