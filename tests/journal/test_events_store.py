@@ -225,6 +225,18 @@ def test_damage_stops_a_query_unless_it_is_skipped(tmp_path: Path) -> None:
     assert "byte" in error
 
 
+def test_an_unreadable_last_block_is_left_out_and_named(tmp_path: Path) -> None:
+    files = JournalFiles(tmp_path)
+    files.append(opened(1), settled(1))
+    files.append(opened(2), settled(2))
+    data = bytearray(files.path.read_bytes())
+    data[-1] ^= 1
+    files.path.write_bytes(data)
+    assert [row[1] for row in rows(tmp_path, CALLS)] == [1]
+    ((segment, _),) = rows(tmp_path, "SELECT * FROM damage")
+    assert segment == "w0-0001/00000000.upj"
+
+
 def test_a_damaged_segment_does_not_keep_others_from_being_projected(tmp_path: Path) -> None:
     for instance in ("w0-0001", "w1-0001", "w2-0001"):
         files = JournalFiles(tmp_path, instance)

@@ -91,7 +91,8 @@ def connect(data_dir: Path, *, skip_damaged: bool = False) -> duckdb.DuckDBPyCon
 
     ``events`` has one row per settled or recovered attempt, ``refusals`` one per refused call, ``pending``
     one per attempt that is open. Raises ``JournalError`` when a segment without a file is damaged; with
-    ``skip_damaged`` what cannot be read is left out and named in ``damage``.
+    ``skip_damaged`` what cannot be read is left out and named in ``damage``, as an unreadable last block
+    always is.
     """
     # Listed once, and first: a segment that is projected from here on is still read from the journal.
     projected = {path.name: path for path in sorted((data_dir / "events").glob("*.parquet"))}
@@ -136,7 +137,10 @@ class _Unprojected:
             except JournalError as error:
                 if not self._skip_damaged:
                     raise
-                self.damage.append({"segment": f"{directory.name}/{path.name}", "error": str(error)})
+                self._note_damage(path, str(error))
+
+    def _note_damage(self, path: Path, error: str) -> None:
+        self.damage.append({"segment": f"{path.parent.name}/{path.name}", "error": error})
 
     def _read(self, paths: list[Path], index: int) -> None:
         instance = paths[index].parent.name
@@ -147,6 +151,8 @@ class _Unprojected:
         if index < len(paths) - 1:
             rows.scan.check_whole()
             return
+        if rows.scan.tail_damage:
+            self._note_damage(paths[index], rows.scan.tail_damage)
         for name, opened in rows.open.items():
             if (instance, *name) not in self._recovered:
                 self.pending.instances.append(instance)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from upeti.core.amount import decimal_text
 from upeti.core.errors import JournalError
 from upeti.core.events import (
     JOURNAL_VERSION,
@@ -94,9 +95,7 @@ def verify(data_dir: Path) -> Verification:
     for instance, records in recovered.items():
         for keeper, record in records:
             name = f"attempt {record.opened.call}-{record.opened.attempt}"
-            message = (
-                f"{name} was recovered, but the journal of {instance} is not there: restore it from a copy"
-            )
+            message = f"{name} was recovered, but the journal of {instance} is not there: restore it from a copy"
             result.add(Finding("missing instance", True, keeper, -1, message))
     result.instances.sort(key=lambda one: one.instance)
     return result
@@ -275,11 +274,12 @@ class _InstanceCheck:
         elif opened.priced and record.cost_pico > opened.bound_pico:
             self._find("above bound", self._above(name, record.cost_pico, opened), damage=False)
         if record.cost_pico and record.outcome in (Outcome.VOIDED, Outcome.UNPRICED):
-            self._find("cost of nothing", f"{name} is {record.outcome} and yet costs {record.cost_pico} pico")
+            self._find("cost of nothing", f"{name} is {record.outcome} and yet costs {decimal_text(record.cost_pico)}")
 
     @staticmethod
     def _above(name: str, cost_pico: int, opened: AttemptOpened) -> str:
-        return f"{name} ({opened.call_id}) cost {cost_pico} pico, its bound was {opened.bound_pico}"
+        cost, bound = decimal_text(cost_pico), decimal_text(opened.bound_pico)
+        return f"{name} ({opened.call_id}) cost {cost} {opened.currency}, its bound was {bound}"
 
     def _find(self, kind: str, message: str, *, damage: bool = True) -> None:
         self._verification.add(Finding(kind, damage, self._directory.name, self._segment, message))

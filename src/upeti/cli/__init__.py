@@ -1,0 +1,1 @@
+"""The commands: one short file per group, each registered in main."""
