@@ -14,7 +14,7 @@ _CURE = "Send a key made with `upeti keys create`, as `Authorization: Bearer …
 def identify(headers: Mapping[bytes, bytes], keys: Mapping[bytes, Caller], now_ns: int) -> Caller:
     """Return who calls. Keys are looked up by the SHA-256 of the whole key. Raises ``Unauthenticated``."""
     bearer = headers.get(b"authorization")
-    if bearer is not None and bearer[:7].lower() == b"bearer ":
+    if bearer is not None and bearer.startswith((b"Bearer ", b"bearer ")):
         key = bearer[7:].strip()
     else:
         key = headers.get(b"api-key") or headers.get(b"x-api-key") or b""

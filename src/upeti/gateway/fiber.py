@@ -13,6 +13,7 @@ Only objects of this gateway can be awaited; asyncio's cannot.
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Protocol
 
@@ -86,6 +87,12 @@ class Fiber:
         finally:
             self._running = False
         parking.park(self, self._ticket)
+
+
+@types.coroutine
+def parked(place: Parking) -> Generator[Parking, Any, Any]:
+    """Wait once at ``place``: for what can be waited for in more than one way."""
+    return (yield place)
 
 
 class Gate:

@@ -14,15 +14,15 @@ import msgspec
 from upeti.core.errors import ConfigError, NotFound, Overloaded
 from upeti.core.events import AttemptOpened
 from upeti.gateway import live, snapshot
+from upeti.gateway.call import Call
 from upeti.gateway.entra import token_source
+from upeti.gateway.failure import TimedOut
 from upeti.gateway.fiber import Fiber
 from upeti.gateway.holds import Holds
 from upeti.gateway.keeper_client import KeeperClient
 from upeti.gateway.keeper_link import LeaseGrant
 from upeti.gateway.log import Log
 from upeti.gateway.metrics import WorkerMetrics
-from upeti.gateway.request import Call
-from upeti.gateway.serving import TimedOut
 from upeti.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class Gateway:
         self._snapshot_path = data_dir / "run" / "snapshot.msgpack"
         first = self._read_snapshot()
         self.limits = first.gateway
+        self.idle_timeout_s = first.gateway.idle_timeout_ms / 1000
         self.view = live.build(first, None, loop, data_dir, token_source)
         self.journal = JournalWriter(
             data_dir,
@@ -104,16 +105,18 @@ class Gateway:
             self.log.error("snapshot_refused", str(error))
             return
         self.limits = new.gateway
+        self.idle_timeout_s = new.gateway.idle_timeout_ms / 1000
         self.log.info("snapshot", "a new snapshot is in use", version=new.version)
 
     # -- by the clock --------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         now_s = self.loop.time()
+        self.metrics.fold()
         for fiber in [fiber for fiber in self.fibers if fiber.deadline < now_s]:
             fiber.interrupt(TimedOut())
         for connection in [connection for connection in self.connections if connection.deadline_s < now_s]:
-            connection.overdue(now_s)
+            connection.overdue()
         if now_s >= self._leases_due_s:
             self._leases_due_s = now_s + _LEASES_S
             self.holds.return_idle()
@@ -144,9 +147,9 @@ class Gateway:
             self.log.error("crashed", f"{type(error).__name__}: {error}", trace=_trace(error))
             fiber.owner.crashed()
 
-    def answer_own(self, client: ClientConnection, call: Call) -> None:
+    def answer_own(self, call: Call) -> None:
         """/healthz: the process runs. /readyz: it takes calls. /metrics: of all workers, by way of the keeper."""
-        call_id = self.next_call()[1]
+        client, call_id = call.client, call.id
         if call.url == b"/metrics":
 
             def answer(text: str | None) -> None:

@@ -1,7 +1,7 @@
 """Headers in both directions: rebuilt from allow-lists, never passed through.
 
-What is not listed here does not cross the gateway: not the client's credentials, cookies or addresses, not the provider's
-organisation, cookies or limits.
+What is not listed here does not cross the gateway: not the client's credentials, cookies or addresses, not the
+provider's organisation, cookies or limits.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _TO_CLIENT: Final = frozenset(
     {
         b"content-encoding",
         b"content-disposition",
+        b"location",
         b"retry-after",
         b"retry-after-ms",
         b"x-should-retry",
@@ -36,14 +37,31 @@ _TO_CLIENT: Final = frozenset(
 # The provider's own id of the request, by its header.
 _REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"apim-request-id")
 
+# What the gateway itself needs of an answer's head.
+_READ: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding", *_REQUEST_IDS})
+
+_KEPT: Final = _TO_CLIENT | _READ
+_names: dict[bytes, bytes] = {}
+_NAMES_MAX: Final = 1024
+
+
+def kept_name(name: bytes) -> bytes:
+    """Return an answer header's name in lower case, or nothing when nobody needs it. Remembers what it saw."""
+    known = _names.get(name)
+    if known is None:
+        if len(_names) >= _NAMES_MAX:
+            _names.clear()
+        lower = name.lower()
+        known = _names[name] = lower if lower in _KEPT else b""
+    return known
+
 
 def request_headers(sent: Mapping[bytes, bytes], defaults: Sequence[tuple[str, str]]) -> bytes:
     """Return the lines that go on to the provider; ``defaults`` are its own, sent unless the client sent them."""
     lines = b""
     for name in _TO_PROVIDER:
-        value = sent.get(name)
-        if value is not None:
-            lines += b"%b: %b\r\n" % (name, value)
+        if name in sent:
+            lines += b"%b: %b\r\n" % (name, sent[name])
     for default, text in defaults:
         if default.encode() not in sent:
             lines += f"{default}: {text}\r\n".encode()
@@ -53,15 +71,14 @@ def request_headers(sent: Mapping[bytes, bytes], defaults: Sequence[tuple[str, s
 def answer_headers(got: Mapping[bytes, bytes]) -> bytes:
     """Return the lines of the provider's answer that go on to the client."""
     lines = b""
-    for name, value in got.items():
+    for name in got:
         if name in _TO_CLIENT:
-            lines += b"%b: %b\r\n" % (name, value)
+            lines += b"%b: %b\r\n" % (name, got[name])
     return lines
 
 
 def provider_request_id(got: Mapping[bytes, bytes]) -> str:
     for name in _REQUEST_IDS:
-        value = got.get(name)
-        if value is not None:
-            return value.decode("ascii", "replace")[:128]
+        if name in got:
+            return got[name].decode("ascii", "replace")[:128]
     return ""

@@ -7,6 +7,7 @@ leaving its ``with`` block settles it, whatever the way out, by the table ``ENDI
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Mapping
 from enum import StrEnum
 from types import TracebackType
@@ -14,9 +15,11 @@ from typing import Any, Final, Protocol
 
 from upeti.core.amount import decimal_text
 from upeti.core.errors import BudgetExceeded, Overloaded
-from upeti.core.events import AttemptOpened, AttemptSettled, Outcome, Record
+from upeti.core.events import AttemptOpened, AttemptSettled, Outcome
 from upeti.core.meters import Meters
 from upeti.gateway.fiber import Fiber, Parking
+from upeti.gateway.metrics import WorkerMetrics
+from upeti.journal.writer import JournalWriter
 from upeti.money.price import Price, cost_of
 
 
@@ -72,7 +75,11 @@ def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico:
     if meters is None:
         return Outcome.ESTIMATED, bound_pico
     cost = cost_of(price, meters)
-    return (Outcome.UNPRICED, 0) if cost is None else (Outcome.POSTED, cost)
+    return (_UNPRICED, 0) if cost is None else (_POSTED, cost)
+
+
+_POSTED: Final = Outcome.POSTED
+_UNPRICED: Final = Outcome.UNPRICED
 
 
 class Purse:
@@ -137,6 +144,7 @@ class Holds:
 
     def __init__(self, treasury: Treasury) -> None:
         self.purses: dict[str, Purse] = {}
+        self._sets: dict[tuple[str, ...], tuple[Purse, ...]] = {}
         self._treasury = treasury
 
     def purse(self, budget: str) -> Purse:
@@ -145,19 +153,28 @@ class Holds:
             purse = self.purses[budget] = Purse(budget)
         return purse
 
-    async def place(self, budgets: tuple[str, ...], bound_pico: int) -> tuple[Purse, ...]:
-        """Hold ``bound_pico`` on every budget or on none. Raises ``BudgetExceeded``, or ``Overloaded`` without a keeper."""
-        purses = tuple([self.purse(budget) for budget in budgets])
-        while True:
+    def purses_of(self, budgets: tuple[str, ...]) -> tuple[Purse, ...]:
+        known = self._sets.get(budgets)
+        if known is None:
+            known = self._sets[budgets] = tuple([self.purse(budget) for budget in budgets])
+        return known
+
+    def place(self, purses: tuple[Purse, ...], bound_pico: int) -> bool:
+        """Hold ``bound_pico`` on every purse or on none; False when a lease does not reach."""
+        for purse in purses:
+            if purse.lease - purse.held < bound_pico:
+                return False
+        for purse in purses:
+            purse.held += bound_pico
+            purse.used = True
+        return True
+
+    async def place_with_more(self, purses: tuple[Purse, ...], bound_pico: int) -> None:
+        """The same, asking the keeper. Raises ``BudgetExceeded``, or ``Overloaded`` without a keeper."""
+        while not self.place(purses, bound_pico):
             for purse in purses:
                 if purse.lease - purse.held < bound_pico:
-                    break
-            else:
-                for purse in purses:
-                    purse.held += bound_pico
-                    purse.used = True
-                return purses
-            await self._more(purse, bound_pico)
+                    await self._more(purse, bound_pico)
 
     async def _more(self, purse: Purse, bound_pico: int) -> None:
         if not purse.asked:
@@ -221,6 +238,23 @@ class Holds:
         self._treasury.give_back(purse.budget, amount, purse.posted)
 
 
+class Recorder(Protocol):
+    """What an attempt needs of its worker."""
+
+    open_attempts: dict[tuple[int, int], AttemptOpened]
+    journal: JournalWriter
+    metrics: WorkerMetrics
+    loop: asyncio.AbstractEventLoop
+    now_ns: Callable[[], int]
+
+
+class Timed(Protocol):
+    """What an attempt reads of the answer."""
+
+    status: int
+    first_byte_s: float
+
+
 class Attempt:
     """One try of a call at one candidate, and the owner of its hold.
 
@@ -228,69 +262,70 @@ class Attempt:
     the client. It is done once: a second settlement is a fault and raises.
     """
 
-    __slots__ = ("_append", "_now_ns", "_open", "cost_pico", "opened", "outcome", "price", "purses", "sent")
+    __slots__ = ("_gateway", "cost_pico", "opened", "outcome", "price", "purses", "sent")
 
     def __init__(
-        self,
-        opened: AttemptOpened,
-        price: Price | None,
-        purses: tuple[Purse, ...],
-        open_attempts: dict[tuple[int, int], AttemptOpened],
-        append: Callable[[Record], None],
-        now_ns: Callable[[], int],
+        self, opened: AttemptOpened, price: Price | None, purses: tuple[Purse, ...], gateway: Recorder
     ) -> None:
         self.opened = opened
         self.price = price
+        self.purses = purses
         self.sent = False  # whether the provider may have seen it
         self.outcome: Outcome | None = None
         self.cost_pico = 0
-        self.purses = purses
-        self._open = open_attempts
-        self._append = append
-        self._now_ns = now_ns
-        open_attempts[opened.call, opened.attempt] = opened
-        append(opened)
+        self._gateway = gateway
+        gateway.open_attempts[opened.call, opened.attempt] = opened
+        gateway.journal.append(opened)
 
     def settle(
         self,
         ended: Ended,
         meters: Meters | None = None,
-        *,
-        status: int = 0,
-        first_byte_us: int = -1,
-        total_us: int = -1,
+        reply: Timed | None = None,
+        sent_s: float = 0.0,
         provider_request_id: str = "",
     ) -> None:
-        """Settle the hold and queue the record. The caller awaits the journal before it sends the last byte."""
+        """Settle the hold and queue the record. The caller awaits the journal before it sends the last byte.
+
+        ``sent_s`` is the loop time of the dispatch.
+        """
         if self.outcome is not None:
             raise AssertionError(f"attempt {self.opened.call_id}-{self.opened.attempt} is settled already")
-        if not self.sent:
-            ended = Ended.NOT_SENT if ended is not Ended.CRASHED else ended
-            self.outcome, self.cost_pico = Outcome.VOIDED, 0
+        gateway, opened, price = self._gateway, self.opened, self.price
+        if self.sent:
+            outcome, cost_pico = settle(ended, meters, price, opened.bound_pico)
         else:
-            self.outcome, self.cost_pico = settle(ended, meters, self.price, self.opened.bound_pico)
-        opened = self.opened
+            ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
+        self.outcome = outcome
+        self.cost_pico = cost_pico
+        bound_pico = opened.bound_pico
         for purse in self.purses:
-            purse.held -= opened.bound_pico
-            purse.lease -= self.cost_pico
-            purse.posted += self.cost_pico
-        del self._open[opened.call, opened.attempt]
-        self._append(
-            AttemptSettled(
-                opened.call,
-                opened.attempt,
-                self._now_ns(),
-                self.outcome,
-                ended,
-                status,
-                meters,
-                self.cost_pico,
-                self.price.id if self.price is not None else "",
-                first_byte_us,
-                total_us,
-                provider_request_id,
-            )
+            purse.held -= bound_pico
+            purse.lease -= cost_pico
+            purse.posted += cost_pico
+        del gateway.open_attempts[opened.call, opened.attempt]
+        status = 0
+        first_byte_us = total_us = -1
+        if reply is not None:
+            status = reply.status
+            first_byte_us = int((reply.first_byte_s - sent_s) * 1e6)
+            total_us = int((gateway.loop.time() - sent_s) * 1e6)
+        settled = AttemptSettled(
+            opened.call,
+            opened.attempt,
+            gateway.now_ns(),
+            outcome,
+            ended,
+            status,
+            meters,
+            cost_pico,
+            price.id if price is not None else "",
+            first_byte_us,
+            total_us,
+            provider_request_id,
         )
+        gateway.journal.append(settled)
+        gateway.metrics.settled.append((opened.channel, settled))
 
     def __enter__(self) -> Attempt:
         return self

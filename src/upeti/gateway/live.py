@@ -1,4 +1,4 @@
-"""A snapshot made ready to serve: channels with their pools and breakers, candidates with their prices laid out.
+"""A snapshot made ready to serve: channels with their pools and breakers, ways with their lanes.
 
 ``LiveView`` is built once per snapshot and swapped in whole; what did not change (a channel's pool, its breaker) is taken
 over, so that a new price does not close a connection.
@@ -9,29 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from upeti import __version__
+from upeti.core.errors import BadRequest, NotFound
 from upeti.gateway import secrets
+from upeti.gateway.auth import check_route
 from upeti.gateway.health import Breaker
 from upeti.gateway.paths import Target
-from upeti.gateway.snapshot import CandidateView, ChannelView, RouteView, Snapshot
+from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
 from upeti.gateway.upstream import Pool
-from upeti.money.price import Price, dearest
+from upeti.money.price import Price, price_at
 from upeti.providers.catalog import PROVIDERS
 from upeti.rights.permit import SERVE, permit
-from upeti.wire.wires import OTHER, Wire
+from upeti.wire.wires import OTHER
 
-_HEADS_REMEMBERED_MAX = 1024
-
-
-class Cells(NamedTuple):
-    """A price, and its dearest cells for the bound."""
-
-    price: Price
-    input_pico: int
-    output_pico: int
+# Clients choose the names behind a route `*`, so there is no end to them.
+_REMEMBERED_MAX = 4096
+_FOREVER_NS = 1 << 63
 
 
 class LiveChannel:
@@ -48,7 +43,6 @@ class LiveChannel:
         self.provider = PROVIDERS[view.kind]
         self._secret = secret
         self._token = token
-        self._heads: dict[tuple[str, str, str, str], bytes] = {}
 
     def takes(self, target: Target) -> bool:
         """Whether the provider speaks the API that is asked for, and may be asked."""
@@ -59,19 +53,12 @@ class LiveChannel:
             fits = target.wire.name in wires
         return fits and self.may_serve
 
-    def head(self, target: Target, model: str) -> bytes:
-        """Return the request's first lines: method, address, credentials; the caller adds the rest."""
-        if self._token is not None:  # a bearer token changes by the hour
-            return self._head(target, model)
-        key = (target.method, target.suffix, target.query, model)
-        head = self._heads.get(key)
-        if head is None:
-            if len(self._heads) >= _HEADS_REMEMBERED_MAX:
-                self._heads.clear()
-            head = self._heads[key] = self._head(target, model)
-        return head
+    @property
+    def head_changes(self) -> bool:
+        return self._token is not None
 
-    def _head(self, target: Target, model: str) -> bytes:
+    def head_for(self, target: Target, model: str) -> bytes:
+        """Return a request's first lines: method, address, credentials; the caller adds the rest."""
         view = self.view
         default_port = 443 if view.tls else 80
         host = f"[{view.host}]" if ":" in view.host else view.host
@@ -112,78 +99,129 @@ class LiveChannel:
         return f"{path}?{query}" if query else path
 
 
-class LiveCandidate:
-    """A candidate of a route."""
+class Lane:
+    """A candidate made ready for one API and one model: all that does not change from call to call."""
 
-    def __init__(self, view: CandidateView, channel: LiveChannel) -> None:
-        self.view = view
+    __slots__ = (
+        "cap",
+        "cap_field",
+        "channel",
+        "context_tokens",
+        "currency",
+        "head",
+        "model",
+        "model_upstream",
+        "order",
+        "price",
+        "prices",
+        "served_by",
+        "until_ns",
+        "weight",
+    )
+
+    def __init__(self, view: CandidateView, channel: LiveChannel, target: Target, asked: str, cap_default: int) -> None:
+        """``asked`` is the model's name as the client gave it."""
+        wire = target.wire
         self.channel = channel
         self.order = view.order
         self.weight = view.weight
+        self.model = asked if view.model in ("", "*") else view.model
+        self.model_upstream = channel.view.deployments.get(self.model, self.model)
         self.context_tokens = view.context_tokens
-        self.output_tokens_max = view.output_tokens_max
-        self._prices = {
-            model: tuple(Cells(price, *dearest(price)) for price in rows) for model, rows in view.prices.items()
-        }
+        self.cap = 0
+        self.cap_field = ""
+        if wire.cap_fields:
+            self.cap = wire.cap_default or view.output_tokens_max or cap_default
+            self.cap_field = channel.provider.cap_field(wire.name, channel.view.host)
+        self.prices = view.prices.get(self.model) or view.prices.get("*") or ()
+        self.served_by = _printable(f"{channel.name}/{self.model}")
+        # A channel with tokens that change by the hour has no fixed head.
+        self.head = b"" if channel.head_changes else channel.head_for(target, self.model_upstream)
+        self.price: Price | None = None
+        self.until_ns = 0
+        self.look_up_price(0)
 
-    def model_for(self, asked: str) -> str:
-        """The provider's name of the model that a client calls ``asked``."""
-        model = self.view.model
-        return asked if not model or model == "*" else model
-
-    def name_upstream(self, model: str) -> str:
-        """The name as the provider is to be told it: Azure knows deployments."""
-        return self.channel.view.deployments.get(model, model)
-
-    def cells(self, model: str, now_ns: int) -> Cells | None:
-        """The price in force, or None when the book has none."""
-        for cells in reversed(self._prices.get(model) or self._prices.get("*") or ()):
-            if cells.price.effective_ns <= now_ns:
-                return cells
-        return None
-
-    def takes(self, target: Target) -> bool:
-        return self.channel.takes(target)
-
-    def cap_field(self, wire: Wire) -> str:
-        """The name of the output cap to put into a body."""
-        return self.channel.provider.cap_field(wire.name, self.channel.view.host)
+    def look_up_price(self, now_ns: int) -> None:
+        """Take the price in force at ``now_ns`` and remember until when it is."""
+        self.price = price_at(self.prices, now_ns)
+        self.currency = self.price.currency if self.price is not None else "USD"
+        later = [price.effective_ns for price in self.prices if price.effective_ns > now_ns]
+        self.until_ns = min(later, default=_FOREVER_NS)
 
 
-class LiveRoute:
-    def __init__(self, view: RouteView, candidates: tuple[LiveCandidate, ...]) -> None:
-        self.view = view
-        self.name = view.name
-        self.candidates = candidates
-        self.deadline_s = view.deadline_ms / 1000
-        self.attempt_timeout_s = view.attempt_timeout_ms / 1000
-        self.stream_idle_s = view.stream_idle_ms / 1000
+class Way:
+    """Where a caller's call of one API and one model may go: the route and its lanes in the order of the file."""
+
+    __slots__ = ("attempt_timeout_s", "deadline_s", "lanes", "route", "stream_idle_s")
+
+    def __init__(self, route: RouteView, lanes: tuple[Lane, ...]) -> None:
+        self.route = route
+        self.lanes = lanes
+        self.deadline_s = route.deadline_ms / 1000
+        self.attempt_timeout_s = route.attempt_timeout_ms / 1000
+        self.stream_idle_s = route.stream_idle_ms / 1000
 
 
 class LiveView:
     """All that one snapshot says, ready to serve."""
 
-    def __init__(self, snapshot: Snapshot, channels: dict[str, LiveChannel], routes: dict[str, LiveRoute]) -> None:
+    def __init__(self, snapshot: Snapshot, channels: dict[str, LiveChannel]) -> None:
         self.snapshot = snapshot
         self.keys = snapshot.keys
         self.channels = channels
-        self.routes = routes
-        self.any_route = routes.get("*")
+        self.routes = snapshot.routes
         self.refuse_unpriced = snapshot.unpriced == "refuse"
-        self.output_tokens_default = snapshot.output_tokens_default
+        self._ways: dict[tuple[str, Target, str], Way] = {}
 
-    def route(self, model: str) -> LiveRoute | None:
-        return self.routes.get(model) or self.any_route
+    def way(self, caller: Caller, target: Target, model: str) -> Way:
+        """Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with this key), ``BadRequest`` (not this API)."""
+        way = self._ways.get((caller.key, target, model))
+        if way is None:
+            way = self._find_way(caller, target, model)
+            if len(self._ways) >= _REMEMBERED_MAX:
+                self._ways.clear()
+            self._ways[caller.key, target, model] = way
+        return way
 
-    def default_route(self, target: Target) -> LiveRoute | None:
-        """A route for a path that names no model: one candidate, the default channel's (or the first that fits)."""
-        names = [self.snapshot.default_channel, *self.channels]
-        for name in names:
+    def _find_way(self, caller: Caller, target: Target, model: str) -> Way:
+        route = (self.routes.get(model) or self.routes.get("*")) if model else None
+        if route is None and target.wire is not OTHER:
+            known = ", ".join(sorted(name for name in self.routes if name != "*")[:20])
+            raise NotFound(
+                "model_not_found",
+                f"There is no route for the model {model[:100]!r}. Known here: {known or 'none'}. "
+                "Add a [[route]] with that name, or one named *.",
+                param="model",
+            )
+        if route is None:
+            route = self._default_route(target)
+        check_route(caller, route.name)
+        cap_default = self.snapshot.output_tokens_default
+        lanes = tuple(
+            Lane(candidate, self.channels[candidate.channel], target, model, cap_default)
+            for candidate in route.candidates
+            if self.channels[candidate.channel].takes(target)
+        )
+        if not lanes:
+            raise BadRequest(
+                "no_candidate",
+                f"No candidate of the route {route.name!r} takes this API: /v1/messages goes to channels of kind "
+                "anthropic, everything else to the others.",
+            )
+        return Way(route, lanes)
+
+    def _default_route(self, target: Target) -> RouteView:
+        """The route of a path that names no model: the default channel, or the first that fits."""
+        for name in (self.snapshot.default_channel, *self.channels):
             channel = self.channels.get(name)
             if channel is not None and channel.takes(target):
-                candidate = LiveCandidate(CandidateView(channel.name, "", 0, 1, {}), channel)
-                return LiveRoute(RouteView("", (candidate.view,)), (candidate,))
-        return None
+                return RouteView("", (CandidateView(channel.name, "", 0, 1, {}),))
+        raise NotFound("no_channel", "No channel takes this path: add a [[channel]] of a fitting kind.")
+
+
+def _printable(text: str) -> str:
+    """As it may stand in a header: a client chooses the model's name behind a route `*`."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)
 
 
 def build(
@@ -206,13 +244,9 @@ def build(
             channels[name] = LiveChannel(
                 view, pool, Breaker(view.breaker_failures, view.breaker_pause_ms / 1000), secret, token
             )
-    routes = {
-        name: LiveRoute(view, tuple(LiveCandidate(c, channels[c.channel]) for c in view.candidates))
-        for name, view in snapshot.routes.items()
-    }
     if old is not None:
         kept = {channel.pool for channel in channels.values()}
         for channel in old.channels.values():
             if channel.pool not in kept:
                 channel.pool.close()
-    return LiveView(snapshot, channels, routes)
+    return LiveView(snapshot, channels)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Final
 
+from upeti.core.events import AttemptSettled
+
 # Seconds; covers a cached embedding to a long reasoning answer.
 LATENCY_BUCKETS_S: Final = (
     0.005,
@@ -72,15 +74,32 @@ class WorkerMetrics:
         self.answers: dict[int, int] = {}  # status → calls
         self.refusals: dict[str, int] = {}
         self.channels: dict[str, ChannelMetrics] = {}
+        self.settled: list[tuple[str, AttemptSettled]] = []  # (channel, …), counted by ``fold`` later
 
-    def channel(self, name: str) -> ChannelMetrics:
-        metrics = self.channels.get(name)
-        if metrics is None:
-            metrics = self.channels[name] = ChannelMetrics()
-        return metrics
+    def refused(self, code: str) -> None:
+        self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def fold(self) -> None:
+        """Count what was settled since the last time; called by the tick, so that no call pays for it."""
+        settled, self.settled = self.settled, []
+        for name, record in settled:
+            metrics = self.channels.get(name)
+            if metrics is None:
+                metrics = self.channels[name] = ChannelMetrics()
+            outcome = record.outcome
+            metrics.outcomes[outcome] = metrics.outcomes.get(outcome, 0) + 1
+            metrics.cost_pico += record.cost_pico
+            if record.meters:
+                tokens = metrics.tokens
+                for meter, quantity in record.meters.items():
+                    tokens[meter] = tokens.get(meter, 0) + quantity
+            if record.total_us >= 0:
+                metrics.seconds.add(record.total_us / 1e6)
+                metrics.first_byte.add(record.first_byte_us / 1e6)
 
     def samples(self) -> dict[str, float]:
         """Return sample name (labels included) → value."""
+        self.fold()
         values: dict[str, float] = {}
         for status, count in self.answers.items():
             name = f'upeti_calls_total{{status="{status // 100}xx"}}'

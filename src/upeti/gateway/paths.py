@@ -10,10 +10,8 @@ import re
 from typing import Final
 from urllib.parse import unquote
 
-import msgspec
-
 from upeti.core.errors import BadRequest, NotFound
-from upeti.wire.wires import MESSAGES, OTHER, Wire, wire_of
+from upeti.wire.wires import MESSAGES, Wire, wire_of
 
 # What RFC 3986 allows in a path, less the percent-encoded dot, slash and backslash that could leave the prefix.
 _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!2[eEfF]|5[cC])[0-9A-Fa-f]{2})*")
@@ -23,15 +21,19 @@ _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.+)")
 _REMEMBERED_MAX: Final = 4096  # paths name files and batches, so there is no end to them
 
 
-class Target(msgspec.Struct, frozen=True):
-    """What a call asks for."""
+class Target:
+    """What a call asks for. Compared by identity: one path gives one target."""
 
-    wire: Wire
-    method: str
-    suffix: str  # behind the version prefix: "/chat/completions"
-    query: str = ""  # without "?", without Azure's api-version
-    model: str = ""  # from the path of an Azure deployment
-    anthropic: bool = False  # answered, and refused, in Anthropic's shape
+    __slots__ = ("anthropic", "is_models", "method", "model", "query", "suffix", "wire")
+
+    def __init__(self, wire: Wire, method: str, suffix: str, query: str, model: str, anthropic: bool) -> None:
+        self.wire = wire
+        self.method = method
+        self.suffix = suffix  # behind the version prefix: "/chat/completions"
+        self.query = query  # without "?", without Azure's api-version
+        self.model = model  # from the path of an Azure deployment
+        self.is_models = method == "GET" and suffix == "/models"
+        self.anthropic = anthropic  # answered, and refused, in Anthropic's shape
 
 
 _remembered: dict[tuple[bytes, bytes], Target] = {}
@@ -78,4 +80,4 @@ def _parse(method: str, url: bytes) -> Target:
         )
     wire = wire_of(method, suffix)
     anthropic = wire is MESSAGES or suffix.startswith("/messages/")
-    return Target(wire if suffix != "/" else OTHER, method, suffix, query, model, anthropic)
+    return Target(wire, method, suffix, query, model, anthropic)

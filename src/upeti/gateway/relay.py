@@ -7,88 +7,88 @@ passes on at once, all but its end.
 from __future__ import annotations
 
 import zlib
+from typing import Final
 
 import msgspec
 
 from upeti.core.amount import decimal_text
 from upeti.core.errors import CallError, DeadlineExceeded, UpstreamFailed
 from upeti.core.events import Outcome
-from upeti.core.meters import Meters
+from upeti.gateway.call import Call
+from upeti.gateway.failure import Answer, Failure, TimedOut
 from upeti.gateway.headers import answer_headers, provider_request_id
 from upeti.gateway.holds import Attempt, Ended
-from upeti.gateway.live import LiveChannel, LiveView
-from upeti.gateway.serving import Answer, Failure, Serving, TimedOut
-from upeti.gateway.snapshot import Caller
-from upeti.gateway.upstream import UpstreamConnection, UpstreamError
+from upeti.gateway.live import Lane
+from upeti.gateway.upstream import JSON, UpstreamConnection, UpstreamError
+from upeti.wire.error_body import error_code
 from upeti.wire.sse import EventStream, OpaqueStream
 from upeti.wire.usage import usage_of_answer
 
-_RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-_NOT_THE_SAME_AGAIN = frozenset({429})  # the client's library waits and tries again; another candidate may answer now
+# Answers after which another candidate, or the same one a moment later, may do better.
+_RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+# … and after which the same one will not: the client's library waits as long as the answer says, and tries again.
+_NOT_THE_SAME_AGAIN: Final = frozenset({429})
+
+_INFLATED_MAX: Final = 64 * 1024 * 1024  # a body that grows beyond this is not read for its usage
 
 
-async def relay(
-    serving: Serving,
-    attempt: Attempt,
-    channel: LiveChannel,
-    reply: UpstreamConnection,
-    sent_s: float,
-    whole: bool,
-) -> Failure | None:
+async def relay(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Failure | None:
     """Pass the answer on. Returns a failure when another candidate may still answer."""
-    status = reply.status
-    if status >= 400:
-        return await _refused(serving, attempt, channel, reply, sent_s)
-    channel.breaker.succeeded()
-    wire = serving.request.target.wire
-    if (
-        not whole
-        or (serving.request.stream
-        and not reply.headers.get(b"content-type", b"").startswith(b"application/json"))
-    ):
-        await _stream(serving, attempt, channel, reply, sent_s)
+    if reply.status >= 400:
+        return await _refused(call, lane, attempt, reply, sent_s)
+    lane.channel.breaker.succeeded()
+    headers = reply.headers
+    if not reply.complete or (call.stream and not headers.get(b"content-type", b"").startswith(JSON)):
+        await _stream(call, lane, attempt, reply, sent_s)
         return None
     body = reply.whole_body()
-    meters = None
-    usage = usage_of_answer(_inflated(body, reply.headers))
-    if usage is not None:
-        meters = wire.meters(usage)
-    settled(serving, attempt, Ended.ANSWERED, meters, reply, sent_s)
-    await serving.gateway.journal
-    give_back(Answer(attempt, channel, status, reply.headers, body), serving)
+    usage = usage_of_answer(body if b"content-encoding" not in headers else _inflated(body, headers))
+    request_id = provider_request_id(headers)
+    attempt.settle(
+        Ended.ANSWERED,
+        call.target.wire.meters(usage) if usage is not None else None,
+        reply,
+        sent_s,
+        request_id,
+    )
+    await call.gateway.journal
+    call.client.send_answer(
+        reply.status,
+        headers.get(b"content-type", b""),
+        _settled_headers(call, lane, attempt, request_id) + answer_headers(headers),
+        body,
+    )
     return None
 
 
-def give_back(answer: Answer, serving: Serving) -> None:
-    """Send a whole answer to the client."""
-    serving.client.send_answer(
-        answer.status,
-        answer.headers.get(b"content-type", b""),
-        _our_headers(serving, answer.attempt, answer.channel, answer.headers, settled=True),
-        answer.body,
-    )
-
-
 async def _refused(
-    serving: Serving, attempt: Attempt, channel: LiveChannel, reply: UpstreamConnection, sent_s: float
+    call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float
 ) -> Failure | None:
     """An error of the provider: settle it; give it back, or let the next candidate try."""
-    status = reply.status
-    body = await _whole(reply, serving.gateway.limits.answer_bytes_max)
+    status, channel = reply.status, lane.channel
+    body = await _whole(reply, call.gateway.limits.answer_bytes_max)
+    request_id = provider_request_id(reply.headers)
     unsure = channel.provider.may_charge(status, error_code(body))
-    settled(serving, attempt, Ended.REFUSED_UNSURE if unsure else Ended.REFUSED, None, reply, sent_s)
-    await serving.gateway.journal
-    answer = Answer(attempt, channel, status, reply.headers, body)
+    attempt.settle(Ended.REFUSED_UNSURE if unsure else Ended.REFUSED, None, reply, sent_s, request_id)
+    await call.gateway.journal
+    answer = Answer(attempt, lane, status, reply.headers, request_id, body)
     if status not in _RETRYABLE:
         channel.breaker.succeeded()  # it answers: what it refuses is this call
-        give_back(answer, serving)
+        give_back(call, answer)
         return None
-    channel.breaker.failed(serving.gateway.loop.time())
+    channel.breaker.failed(call.gateway.loop.time())
     return Failure(answer=answer, again=status not in _NOT_THE_SAME_AGAIN)
 
 
+def give_back(call: Call, answer: Answer) -> None:
+    """Send a whole answer to the client, as it came."""
+    ours = _settled_headers(call, answer.lane, answer.attempt, answer.request_id)
+    content_type = answer.headers.get(b"content-type", b"")
+    call.client.send_answer(answer.status, content_type, ours + answer_headers(answer.headers), answer.body)
+
+
 async def _whole(reply: UpstreamConnection, bytes_max: int) -> bytes:
-    """Return the body of an answer that is not JSON, up to a limit."""
+    """Return the body of an answer whose head is there, up to a limit."""
     if reply.complete:
         return reply.whole_body()
     parts = []
@@ -101,25 +101,21 @@ async def _whole(reply: UpstreamConnection, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-async def _stream(
-    serving: Serving, attempt: Attempt, channel: LiveChannel, reply: UpstreamConnection, sent_s: float
-) -> None:
-    gateway, client, fiber, request = serving.gateway, serving.client, serving.fiber, serving.request
+async def _stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> None:
+    client, fiber, journal = call.client, call.fiber, call.gateway.journal
     headers = reply.headers
-    readable = b"content-encoding" not in headers and headers.get(b"content-type", b"").startswith(b"text/event-stream")
-    stream: EventStream = request.target.wire.stream(request.asks_usage_for_us) if readable else OpaqueStream()
-    client.begin_stream(
-        reply.status,
-        headers.get(b"content-type", b""),
-        _our_headers(serving, attempt, channel, headers, settled=False),
-        reply,
-        length=None if readable else _length(headers),
-    )
-    idle_s = request.route.stream_idle_s
-    time = gateway.loop.time
+    request_id = provider_request_id(headers)
+    content_type = headers.get(b"content-type", b"")
+    readable = content_type.startswith(b"text/event-stream") and b"content-encoding" not in headers
+    stream: EventStream = call.target.wire.stream(call.asks_usage_for_us) if readable else OpaqueStream()
+    ours = _held_headers(call, lane, attempt, request_id) + answer_headers(headers)
+    client.begin_stream(reply, content_type, ours, None if readable else _length(headers))
+    idle_s = call.way.stream_idle_s
+    time = call.gateway.loop.time
     try:
         while True:
-            fiber.deadline = time() + idle_s
+            if not client.paused:
+                fiber.deadline = time() + idle_s
             data = await reply.read()
             if not data:
                 break
@@ -127,33 +123,27 @@ async def _stream(
             if data:
                 client.send_part(data)
     except (UpstreamError, TimedOut) as error:
-        channel.breaker.failed(time())
+        lane.channel.breaker.failed(time())
         stream.finish()
         cut = isinstance(error, UpstreamError)
-        settled(
-            serving,
-            attempt,
-            Ended.CUT if cut else Ended.TIMED_OUT,
-            stream.meters() if stream.exact else None,
-            reply,
-            sent_s,
-        )
-        await gateway.journal
-        client.break_stream(_broken(cut), serving.call_id, anthropic=request.target.anthropic, events=readable)
+        meters = stream.meters() if stream.exact else None
+        attempt.settle(Ended.CUT if cut else Ended.TIMED_OUT, meters, reply, sent_s, request_id)
+        await journal
+        client.break_stream(_broken(cut), call.id, events=readable)
         return
     rest = stream.finish()
-    settled(serving, attempt, Ended.ANSWERED, stream.meters(), reply, sent_s)
-    await gateway.journal
+    attempt.settle(Ended.ANSWERED, stream.meters(), reply, sent_s, request_id)
+    await journal
     client.end_stream(rest)
 
 
 def _broken(cut: bool) -> CallError:
     if cut:
         return UpstreamFailed(
-            "stream_cut", "The provider stopped within its answer. What came so far is not the whole answer."
+            "stream_cut", "The provider stopped within its answer. What came so far is not all of it."
         )
     return DeadlineExceeded(
-        "stream_idle", "The provider fell silent within its answer. What came so far is not the whole answer."
+        "stream_idle", "The provider fell silent within its answer. What came so far is not all of it."
     )
 
 
@@ -162,80 +152,55 @@ def _length(headers: dict[bytes, bytes]) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def settled(
-    serving: Serving,
-    attempt: Attempt,
-    ended: Ended,
-    meters: Meters | None = None,
-    reply: UpstreamConnection | None = None,
-    sent_s: float = 0.0,
-) -> None:
-    """Settle an attempt, and count it."""
-    now_s = serving.gateway.loop.time()
-    first_byte_us = total_us = -1
-    metrics = serving.gateway.metrics.channel(attempt.opened.channel)
-    if reply is not None:
-        first_byte_us = int((reply.first_byte_s - sent_s) * 1e6)
-        total_us = int((now_s - sent_s) * 1e6)
-        metrics.first_byte.add(reply.first_byte_s - sent_s)
-        metrics.seconds.add(now_s - sent_s)
-        attempt.settle(
-            ended,
-            meters,
-            status=reply.status,
-            first_byte_us=first_byte_us,
-            total_us=total_us,
-            provider_request_id=provider_request_id(reply.headers),
-        )
-    else:
-        attempt.settle(ended, meters)
-    outcome = str(attempt.outcome)
-    metrics.outcomes[outcome] = metrics.outcomes.get(outcome, 0) + 1
-    metrics.cost_pico += attempt.cost_pico
-    if meters:
-        tokens = metrics.tokens
-        for name, quantity in meters.items():
-            tokens[name] = tokens.get(name, 0) + quantity
+def _settled_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) -> bytes:
+    """The lines of a plain answer that say who answered, what it cost and what is left."""
+    known = attempt.outcome is not Outcome.UNPRICED
+    return _our_headers(
+        call, lane, attempt, request_id, "cost", decimal_text(attempt.cost_pico) if known else "unknown"
+    )
 
 
-def _our_headers(
-    serving: Serving, attempt: Attempt, channel: LiveChannel, got: dict[bytes, bytes], *, settled: bool
-) -> bytes:
-    """The lines that say who answered, what it cost and what is left; for a stream, what it costs at most."""
-    opened = attempt.opened
-    known = attempt.outcome is not Outcome.UNPRICED if settled else attempt.price is not None
-    cost = attempt.cost_pico if settled else opened.bound_pico
-    name = "x-upeti-cost" if settled else "x-upeti-cost-max"
-    text = f"x-request-id: {opened.call_id}\r\nx-upeti-served-by: {channel.name}/{opened.model}\r\n"
-    text += f"{name}: {decimal_text(cost)}\r\n" if known else f"{name}: unknown\r\n"
-    if attempt.purses:
-        text += f"x-upeti-budget-left: {decimal_text(min([purse.left for purse in attempt.purses]))}\r\n"
-    text += f"x-upeti-currency: {opened.currency}\r\n"
-    theirs = provider_request_id(got)
-    if theirs:
-        text += f"x-upeti-provider-request-id: {theirs}\r\n"
-    return text.encode("latin-1", "replace") + answer_headers(got)
+def _held_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) -> bytes:
+    """The same of a stream, whose cost is not known yet: what it costs at most."""
+    known = attempt.price is not None
+    bound = decimal_text(attempt.opened.bound_pico) if known else "unknown"
+    return _our_headers(call, lane, attempt, request_id, "cost-max", bound)
+
+
+def _our_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str, name: str, cost: str) -> bytes:
+    text = (
+        f"x-request-id: {call.id}\r\nx-upeti-served-by: {lane.served_by}\r\n"
+        f"x-upeti-{name}: {cost}\r\nx-upeti-currency: {lane.currency}\r\n"
+    )
+    purses = attempt.purses
+    if purses:
+        left = purses[0].left if len(purses) == 1 else min([purse.left for purse in purses])
+        text += f"x-upeti-budget-left: {decimal_text(left)}\r\n"
+    if request_id:
+        text += f"x-upeti-provider-request-id: {request_id}\r\n"
+    return text.encode("latin-1", "replace")
 
 
 def _inflated(body: bytes, headers: dict[bytes, bytes]) -> bytes:
     """The body as text, where a provider compressed it although it was asked not to; only to read the usage."""
-    if headers.get(b"content-encoding") not in (b"gzip", b"deflate"):
-        return body
+    if headers[b"content-encoding"] not in (b"gzip", b"deflate"):
+        return b""
     try:
-        inflater = zlib.decompressobj(wbits=47)
-        return inflater.decompress(body, 64 * 1024 * 1024)
+        return zlib.decompressobj(wbits=47).decompress(body, _INFLATED_MAX)
     except zlib.error:
         return b""
 
 
-def models_body(view: LiveView, caller: Caller) -> bytes:
+def models_body(call: Call) -> bytes:
     """The answer of ``GET /v1/models``: the routes this key may use."""
+    caller = call.caller
+    assert caller is not None
     return msgspec.json.encode(
         {
             "object": "list",
             "data": [
-                {"id": route.name, "object": "model", "created": route.view.created_s, "owned_by": "upeti"}
-                for route in view.routes.values()
+                {"id": route.name, "object": "model", "created": route.created_s, "owned_by": "upeti"}
+                for route in call.view.routes.values()
                 if route.name != "*" and (not caller.routes or route.name in caller.routes)
             ],
         }

@@ -15,10 +15,10 @@ import httptools
 
 from upeti.core.errors import BadRequest, CallError, Overloaded, TooLarge
 from upeti.gateway.auth import identify
+from upeti.gateway.call import Call
 from upeti.gateway.exchange import exchange
+from upeti.gateway.failure import ClientLeft
 from upeti.gateway.fiber import Fiber
-from upeti.gateway.request import Call
-from upeti.gateway.serving import ClientLeft
 from upeti.wire.error_body import anthropic_error, anthropic_event, openai_error, openai_event
 
 if TYPE_CHECKING:
@@ -54,10 +54,16 @@ _METHODS: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 
 # A body longer than this is only read for a known key, so that strangers cannot fill the memory.
 _STRANGERS_BODY_BYTES_MAX: Final = 64 * 1024
+# A read longer than this is looked at for a head that is too long; the heads of client libraries are about 1 KB.
+_PLAIN_HEAD_BYTES_MAX: Final = 8 * 1024
 # Pipelined calls that may wait on one connection; clients of model APIs send none.
 _WAITING_CALLS_MAX: Final = 64
 # What a closing connection still reads and drops, so that the client gets the answer instead of a reset.
 _LINGER_S: Final = 2.0
+_NEVER_S: Final = float("inf")
+
+_status_lines: dict[tuple[int, bytes, bool], bytes] = {}
+_STATUS_LINES_MAX: Final = 1024  # content types come from providers
 
 
 class ClientConnection(asyncio.Protocol):
@@ -65,19 +71,17 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_body",
-        "_body_bytes",
         "_broken",
         "_call",
         "_chunked",
         "_closing",
-        "_fiber",
         "_gateway",
         "_head",
-        "_head_bytes",
         "_headers",
         "_in_head",
         "_parser",
         "_paused_reading",
+        "_received",
         "_reply",
         "_streaming",
         "_transport",
@@ -85,24 +89,23 @@ class ClientConnection(asyncio.Protocol):
         "_waiting",
         "deadline_s",
         "gone",
+        "on_body",
         "paused",
     )
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._head_bytes = 0
+        self.on_body = self._body.append  # llhttp calls it directly: no Python frame per body part
         self._in_head = True
+        self._received = 0  # bytes of a request that is not whole yet
         self._broken = False  # nothing more is parsed: an error was answered and the connection is to close
         self._closing = False
         self._paused_reading = False
         self._call: Call | None = None
-        self._fiber: Fiber | None = None
         self._waiting: deque[Call | CallError] = deque()
         self._reply: UpstreamConnection | None = None
         self._streaming = False
@@ -111,6 +114,7 @@ class ClientConnection(asyncio.Protocol):
         self.gone = False
         self.paused = False
         self.deadline_s = 0.0
+        self._parser = httptools.HttpRequestParser(self)
 
     # -- the transport's side ---------------------------------------------------------------------------------------
 
@@ -130,8 +134,8 @@ class ClientConnection(asyncio.Protocol):
         self._waiting.clear()
         if self.paused:
             self.resume_writing()
-        if self._fiber is not None and self._gateway.limits.client_left == "cancel":
-            self._fiber.interrupt(ClientLeft())
+        if self._call is not None and self._gateway.limits.client_left == "cancel":
+            self._interrupt(self._call)
 
     def eof_received(self) -> bool:
         """A half-closed client still gets its answer; one that has asked nothing is done."""
@@ -141,10 +145,16 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._broken:
             return  # lingering: dropped
-        if self._in_head:
-            self._head_bytes += len(data)
+        self._received += len(data)
         try:
-            self._feed(data)
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            # An offer to upgrade may be ignored (RFC 9110, 7.8); some clients offer h2c with every first request.
+            self._parser = httptools.HttpRequestParser(self)
+            if rest := data[upgrade.args[0] :]:
+                self._received = 0
+                self.data_received(rest)
+            return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, CallError):
@@ -154,46 +164,41 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self.refuse(BadRequest("invalid_http", f"The request is not HTTP/1.1 as RFC 9112 has it: {error}."))
             return
-        if self._in_head and self._head_bytes > self._gateway.limits.header_bytes_max:
-            self.refuse(self._head_too_large())
-        elif self._call is not None and not self._paused_reading and self._waiting:
-            self._paused_reading = True
-            self._transport.pause_reading()
+        if self._received:
+            self._check_partial()
 
-    def _feed(self, data: bytes) -> None:
-        while data:
+    def _check_partial(self) -> None:
+        """A request is not whole yet: is it too large, too slow, or a stranger's?"""
+        limits = self._gateway.limits
+        received = self._received
+        if self.deadline_s > self._gateway.loop.time() + limits.header_timeout_ms / 1000 and self._call is None:
+            self.deadline_s = self._gateway.loop.time() + limits.header_timeout_ms / 1000
+        if self._in_head:
+            if received > limits.header_bytes_max:
+                self.refuse(self._head_too_large())
+        elif received > limits.header_bytes_max + limits.body_bytes_max:
+            self.refuse(self._body_too_large())
+        elif received > _STRANGERS_BODY_BYTES_MAX:
             try:
-                self._parser.feed_data(data)
-                return
-            except httptools.HttpParserUpgrade as upgrade:
-                # An offer to upgrade may be ignored (RFC 9110, 7.8); some clients offer h2c with every first request.
-                data = data[upgrade.args[0] :]
-                self._parser = httptools.HttpRequestParser(self)
+                self._check_caller()
+            except CallError as error:
+                self.refuse(error)
 
     def pause_writing(self) -> None:
         self.paused = True
         self.deadline_s = self._gateway.loop.time() + self._gateway.limits.idle_timeout_ms / 1000
         if self._reply is not None and not self._reply.closed:
             self._reply.transport.pause_reading()
-        if self._fiber is not None:
-            self._fiber.deadline = float("inf")  # the provider is not silent, we do not listen
+        if self._call is not None and self._reply is not None:
+            self._call.fiber.deadline = _NEVER_S  # the provider is not silent, we do not listen
 
     def resume_writing(self) -> None:
         self.paused = False
-        self.deadline_s = float("inf")
+        self.deadline_s = _NEVER_S
         if self._reply is not None and not self._reply.closed and not self._reply.complete:
             self._reply.transport.resume_reading()
 
     # -- llhttp's side -------------------------------------------------------------------------------------------------
-
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers = {}
-        self._body = []
-        self._body_bytes = 0
-        self._in_head = True
-        if self._call is None:
-            self.deadline_s = self._gateway.loop.time() + self._gateway.limits.header_timeout_ms / 1000
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -203,19 +208,28 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._head_bytes > self._gateway.limits.header_bytes_max:
-            # The read that ended the head may hold body too; only a head that is long by itself is refused.
-            lengths = sum([len(name) + len(value) + 4 for name, value in self._headers.items()]) + len(self._url)
-            if lengths > self._gateway.limits.header_bytes_max:
-                raise self._head_too_large()
-        self._head_bytes = 0
         headers = self._headers
-        if b"transfer-encoding" in headers and b"content-length" in headers:
+        length = headers.get(b"content-length")
+        if (
+            self._received > _PLAIN_HEAD_BYTES_MAX
+            or (length is not None and len(length) > 4)
+            or b"transfer-encoding" in headers
+            or b"expect" in headers
+        ):
+            self._check_head(headers, length)
+
+    def _check_head(self, headers: dict[bytes, bytes], length: bytes | None) -> None:
+        """A head that is not of the plain kind: long, with a long body, chunked, or asking first."""
+        limits = self._gateway.limits
+        head_bytes = sum([len(name) + len(value) + 4 for name, value in headers.items()]) + len(self._url)
+        if head_bytes > limits.header_bytes_max:
+            raise self._head_too_large()
+        if b"transfer-encoding" in headers and length is not None:
             raise BadRequest("invalid_http", "The request has both Transfer-Encoding and Content-Length: send one.")
-        length = headers.get(b"content-length", b"0")
-        if int(length) > self._gateway.limits.body_bytes_max:
+        body_bytes = int(length) if length is not None else 0
+        if body_bytes > limits.body_bytes_max:
             raise self._body_too_large()
-        if int(length) > _STRANGERS_BODY_BYTES_MAX:
+        if body_bytes > _STRANGERS_BODY_BYTES_MAX:
             self._check_caller()
         expect = headers.get(b"expect")
         if expect is not None:
@@ -225,34 +239,31 @@ class ClientConnection(asyncio.Protocol):
             if self._call is None:
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def on_body(self, part: bytes) -> None:
-        self._body.append(part)
-        self._body_bytes += len(part)
-        if self._body_bytes > _STRANGERS_BODY_BYTES_MAX:
-            if self._body_bytes > self._gateway.limits.body_bytes_max:
-                raise self._body_too_large()
-            if self._body_bytes - len(part) <= _STRANGERS_BODY_BYTES_MAX:
-                self._check_caller()
-
     def on_message_complete(self) -> None:
         if self._broken:
             return
-        parser = self._parser
-        body = self._body
-        self._in_head = True
+        parser, body, gateway = self._parser, self._body, self._gateway
         call = Call(
             parser.get_method(),
             self._url,
             self._headers,
             body[0] if len(body) == 1 else b"".join(body),
-            keep_alive=parser.should_keep_alive(),
-            http_1_0=parser.get_http_version() == "1.0",
-            received_s=self._gateway.loop.time(),
+            parser.should_keep_alive(),
+            parser.get_http_version() == "1.0",
+            gateway.loop.time(),
         )
+        body.clear()
+        self._url = b""
+        self._headers = {}
+        self._received = 0
+        self._in_head = True
         if self._call is None:
             self._begin(call)
         elif len(self._waiting) < _WAITING_CALLS_MAX:
             self._waiting.append(call)
+            if not self._paused_reading:
+                self._paused_reading = True
+                self._transport.pause_reading()
         else:
             raise BadRequest("too_many_pipelined", f"More than {_WAITING_CALLS_MAX} requests wait on this connection.")
 
@@ -273,53 +284,56 @@ class ClientConnection(asyncio.Protocol):
     # -- calls ----------------------------------------------------------------------------------------------------------
 
     def _begin(self, call: Call) -> None:
-        self._call = call
-        self.deadline_s = float("inf")
         gateway = self._gateway
+        self._call = call
+        self.deadline_s = _NEVER_S
+        call.client = self
+        call.gateway = gateway
+        call.number, call.id = gateway.next_call()
         if call.url in gateway.own_paths:
-            gateway.answer_own(self, call)
+            gateway.answer_own(call)
             return
         if (error := _unserved(call)) is not None:
-            self.send_error(error, gateway.next_call()[1])
+            self.send_error(error, call.id)
             return
         if len(gateway.fibers) >= gateway.limits.calls_max:
-            self.send_error(
-                Overloaded("too_many_calls", "This worker has all its calls in flight: try again shortly."),
-                gateway.next_call()[1],
-            )
+            full = "This worker has all its calls in flight: try again shortly."
+            self.send_error(Overloaded("too_many_calls", full), call.id)
             return
-        fiber = Fiber(gateway.ended, self)
-        self._fiber = fiber
+        call.view = gateway.view
+        call.fiber = fiber = Fiber(gateway.ended, self)
         gateway.fibers.add(fiber)
-        fiber.start(exchange(call, self, gateway, fiber))
+        fiber.start(exchange(call))
 
-    def _end_call(self) -> None:
+    def _interrupt(self, call: Call) -> None:
+        fiber = getattr(call, "fiber", None)
+        if fiber is not None:
+            fiber.interrupt(ClientLeft())
+
+    def _end_call(self, call: Call) -> None:
         """The answer is written: next call, or close."""
-        call = self._call
-        assert call is not None
         self._call = None
-        self._fiber = None
-        self._reply = None
-        self._streaming = False
-        self._head = b""
         gateway = self._gateway
+        if self._streaming:
+            self._streaming = False
+            self._reply = None
+            self._head = b""
         if self.gone:
             return
         if not call.keep_alive or (self._closing and not self._waiting) or gateway.draining:
             self._broken = True
             self._transport.close()
-            return
-        if self._waiting:
+        elif self._waiting:
             following = self._waiting.popleft()
             if isinstance(following, CallError):
                 self._answer_and_close(following)
             else:
                 gateway.loop.call_soon(self._begin_waiting, following)
-            return
-        if self._paused_reading:
-            self._paused_reading = False
-            self._transport.resume_reading()
-        self.deadline_s = gateway.loop.time() + gateway.limits.idle_timeout_ms / 1000
+        else:
+            if self._paused_reading:
+                self._paused_reading = False
+                self._transport.resume_reading()
+            self.deadline_s = gateway.loop.time() + gateway.idle_timeout_s
 
     def _begin_waiting(self, call: Call) -> None:
         if not self.gone:
@@ -334,30 +348,31 @@ class ClientConnection(asyncio.Protocol):
             self._waiting.append(error)
 
     def _answer_and_close(self, error: CallError) -> None:
-        self._call = Call(b"", b"", {}, b"", keep_alive=False, http_1_0=False, received_s=0.0)
-        self._broken = True
         if self.gone:
             return
-        self._write_error(error, self._gateway.next_call()[1], anthropic=False)
+        self._call = call = Call(b"", b"", {}, b"", False, False, 0.0)
+        self._write_error(call, error, self._gateway.next_call()[1])
         self._call = None
+        if self._paused_reading:
+            self._paused_reading = False
+            self._transport.resume_reading()
         # Closing at once while the client still sends would reset the connection and take our answer with it.
-        self._transport.resume_reading() if self._paused_reading else None
         self.deadline_s = self._gateway.loop.time() + _LINGER_S
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
             self._transport.close()
 
-    def overdue(self, now_s: float) -> None:
+    def overdue(self) -> None:
         """The deadline has passed: a request that does not end, a quiet connection, a client that does not read."""
-        if self._call is None and not self._broken and (self._headers or self._head_bytes) and self._url:
+        if self._call is None and not self._broken and self._received:
             self.refuse(BadRequest("request_timeout", "The request did not end in time.", status=408))
         else:
             self.abort()
 
     def close_when_idle(self) -> None:
         """The worker drains: close now if no call is being served, else after it."""
-        if self._call is None and not self._body and self._head_bytes == 0:
+        if self._call is None and not self._received:
             self._transport.close()
 
     def abort(self) -> None:
@@ -368,49 +383,56 @@ class ClientConnection(asyncio.Protocol):
         call = self._call
         if call is not None and not self._streaming and not self.gone:
             call.keep_alive = False
-            self.send_error(
-                CallError("internal_error", "The gateway failed to serve this call."),
-                self._gateway.next_call()[1],
-            )
+            self.send_error(CallError("internal_error", "The gateway failed to serve this call."), call.id)
         else:
             self.abort()
 
     # -- answers ----------------------------------------------------------------------------------------------------------
 
-    def _status_line(self, status: int, content_type: bytes) -> bytes:
-        call = self._call
-        assert call is not None
-        line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Status"))
-        if content_type:
-            line += b"content-type: %b\r\n" % content_type
-        if not call.keep_alive or self._gateway.draining:
-            line += b"connection: close\r\n"
-        elif call.http_1_0:
+    def _status_line(self, call: Call, status: int, content_type: bytes) -> bytes:
+        closing = not call.keep_alive or self._gateway.draining
+        line = _status_lines.get((status, content_type, closing))
+        if line is None:
+            line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Status"))
+            if content_type:
+                line += b"content-type: %b\r\n" % content_type
+            if closing:
+                line += b"connection: close\r\n"
+            if len(_status_lines) < _STATUS_LINES_MAX:
+                _status_lines[status, content_type, closing] = line
+        if call.http_1_0 and not closing:
             line += b"connection: keep-alive\r\n"
         return line
 
     def send_answer(self, status: int, content_type: bytes, headers: bytes, body: bytes) -> None:
         """Send a whole answer and end the call."""
+        call = self._call
+        assert call is not None
         if not self.gone:
-            length = b"" if status == 204 else b"content-length: %d\r\n" % len(body)
-            self._transport.write(b"%b%b%b\r\n%b" % (self._status_line(status, content_type), headers, length, body))
+            line = self._status_line(call, status, content_type)
+            if status == 204:
+                self._transport.write(b"%b%b\r\n" % (line, headers))
+            else:
+                self._transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, headers, len(body), body))
         answers = self._gateway.metrics.answers
         answers[status] = answers.get(status, 0) + 1
-        self._end_call()
+        self._end_call(call)
 
     def send_json(self, status: int, body: bytes, call_id: str) -> None:
         self.send_answer(status, b"application/json", b"x-request-id: %b\r\n" % call_id.encode(), body)
 
-    def send_error(self, error: CallError, call_id: str, *, anthropic: bool = False) -> None:
+    def send_error(self, error: CallError, call_id: str) -> None:
         """Answer with an error of ours and end the call; within a stream, as its last event."""
         if self._streaming:
-            self.break_stream(error, call_id, anthropic=anthropic, events=True)
+            self.break_stream(error, call_id, events=True)
             return
-        self._write_error(error, call_id, anthropic=anthropic)
-        self._end_call()
+        call = self._call
+        assert call is not None
+        self._write_error(call, error, call_id)
+        self._end_call(call)
 
-    def _write_error(self, error: CallError, call_id: str, *, anthropic: bool) -> None:
-        body = (anthropic_error if anthropic else openai_error)(error, call_id)
+    def _write_error(self, call: Call, error: CallError, call_id: str) -> None:
+        body = (anthropic_error if _speaks_anthropic(call) else openai_error)(error, call_id)
         headers = b"x-request-id: %b\r\n" % call_id.encode()
         if error.status == 429:
             # OpenAI's and Anthropic's libraries try 429 again by themselves; a spent budget does not come back by that.
@@ -418,39 +440,28 @@ class ClientConnection(asyncio.Protocol):
         if error.status == 503:
             headers += b"retry-after: 1\r\n"
         if not self.gone:
-            self._transport.write(
-                b"%b%bcontent-length: %d\r\n\r\n%b"
-                % (self._status_line(error.status, b"application/json"), headers, len(body), body)
-            )
+            line = self._status_line(call, error.status, b"application/json")
+            self._transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, headers, len(body), body))
         answers = self._gateway.metrics.answers
         answers[error.status] = answers.get(error.status, 0) + 1
 
-    def begin_stream(
-        self,
-        status: int,
-        content_type: bytes,
-        headers: bytes,
-        reply: UpstreamConnection,
-        *,
-        length: int | None,
-    ) -> None:
+    def begin_stream(self, reply: UpstreamConnection, content_type: bytes, headers: bytes, length: int | None) -> None:
         """Begin an answer whose parts follow. Its head goes out with the first part."""
         call = self._call
         assert call is not None
         self._streaming = True
         self._reply = reply
-        framing = b""
         self._chunked = False
         if length is not None:
-            framing = b"content-length: %d\r\n" % length
+            headers += b"content-length: %d\r\n" % length
         elif call.http_1_0:
             call.keep_alive = False  # the end of the connection is the end of the answer
         else:
             self._chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
-        self._head = b"%b%b%b\r\n" % (self._status_line(status, content_type), headers, framing)
+            headers += b"transfer-encoding: chunked\r\n"
+        self._head = b"%b%b\r\n" % (self._status_line(call, reply.status, content_type), headers)
         answers = self._gateway.metrics.answers
-        answers[status] = answers.get(status, 0) + 1
+        answers[reply.status] = answers.get(reply.status, 0) + 1
 
     def send_part(self, data: bytes) -> None:
         if self.gone:
@@ -465,25 +476,30 @@ class ClientConnection(asyncio.Protocol):
 
     def end_stream(self, rest: bytes) -> None:
         """Send what was held back, and the end."""
+        call = self._call
+        assert call is not None
         if not self.gone:
             if self._chunked:
-                last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
-            else:
-                last = rest
-            self._transport.write(self._head + last)
-        self._end_call()
+                rest = b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
+            self._transport.write(self._head + rest)
+        self._end_call(call)
 
-    def break_stream(self, error: CallError, call_id: str, *, anthropic: bool, events: bool) -> None:
-        """End a stream that cannot be completed: a typed error event where the client reads events, then no proper end."""
+    def break_stream(self, error: CallError, call_id: str, *, events: bool) -> None:
+        """End a stream that cannot be completed: with a typed error event where the client reads events."""
+        call = self._call
+        assert call is not None
         if not self.gone:
             if events and self._chunked:
-                event = (anthropic_event if anthropic else openai_event)(error, call_id)
+                event = (anthropic_event if _speaks_anthropic(call) else openai_event)(error, call_id)
                 self._transport.write(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
-                self._end_call()
-                return
-            # Framed by length or by the end of the connection: only a reset says that it is not whole.
-            self._transport.abort()
-        self._end_call()
+            else:
+                # Framed by its length or by the end of the connection: only a reset says that it is not whole.
+                self._transport.abort()
+        self._end_call(call)
+
+
+def _speaks_anthropic(call: Call) -> bool:
+    return call.url.startswith(b"/v1/messages")
 
 
 def _unserved(call: Call) -> CallError | None:

@@ -14,7 +14,8 @@ from typing import Any
 import httptools
 
 from upeti.core.errors import UpetiError
-from upeti.gateway.fiber import Fiber, Gate, Parking
+from upeti.gateway.fiber import Fiber, Gate, Parking, parked
+from upeti.gateway.headers import kept_name
 from upeti.gateway.snapshot import ChannelView
 
 
@@ -31,7 +32,7 @@ class UpstreamError(UpetiError):
         self.sent = sent
 
 
-_JSON = b"application/json"
+JSON = b"application/json"
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -58,7 +59,6 @@ class UpstreamConnection(asyncio.Protocol):
         "idle_since_s",
         "keep_alive",
         "on_body",
-        "reused",
         "status",
         "transport",
     )
@@ -73,44 +73,41 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.closed = False
         self.busy = False
-        self.reused = False
         self.idle_since_s = 0.0
-        self._reset(0)
-
-    def _reset(self, whole_max: int) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._error: UpstreamError | None = None
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
-        self.head_done = False
         self.complete = False
         self.keep_alive = False
-        self.first_byte_s = 0.0
-        self._has_length = False
-        self._error: UpstreamError | None = None
-        self._bytes = 0
-        self._whole_max = whole_max
-        self._reading = False  # False: waiting for the answer, True: reading its body part by part
-        self._parts.clear()
 
     # -- the exchange's side ------------------------------------------------------------------------------------
 
     def begin(self, request: bytes, whole_max: int) -> None:
         """Send a request. Its answer is collected up to ``whole_max`` bytes before it counts as a stream."""
-        self._reset(whole_max)
+        self.status = 0
+        self.headers = {}
+        self.head_done = False
+        self.complete = False
+        self.keep_alive = False
+        self.first_byte_s = 0.0
+        self._has_length = False
+        self._bytes = 0
+        self._whole_max = whole_max
+        self._reading = False  # False: waiting for the answer, True: reading its body part by part
+        self._parts.clear()
         self.busy = True
-        # A parser that met an error or an odd end must not see the next answer; a new one costs half a microsecond.
-        self._parser = httptools.HttpResponseParser(self)
         self.transport.write(request)
 
-    async def answered(self) -> bool:
-        """Wait for the answer: whole (True) when it is JSON, or with its head only (False) when it is a stream.
+    def __await__(self) -> Generator[Parking, Any, None]:
+        """Wait for the answer: whole (``complete``) when it is JSON, with its head when it is a stream.
 
         Raises ``UpstreamError``.
         """
         while not self._ready():
-            await self
+            yield self
         if self._error is not None:
             raise self._error
-        return self.complete
 
     def _ready(self) -> bool:
         if self.complete or self._error is not None:
@@ -119,7 +116,7 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         if self._bytes > self._whole_max:
             return True
-        return not self.headers.get(b"content-type", b"").startswith(_JSON)
+        return not self.headers.get(b"content-type", b"").startswith(JSON)
 
     async def read(self) -> bytes:
         """Return what of the body has come since, waiting for some; empty at the end. Raises ``UpstreamError``."""
@@ -130,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
                 raise self._error
             if self.complete:
                 return b""
-            await self
+            await parked(self)
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         return data
@@ -144,9 +141,6 @@ class UpstreamConnection(asyncio.Protocol):
         self.busy = False
         self._fiber = None
         self._pool.take_back(self)
-
-    def __await__(self) -> Generator[Parking, Any, None]:
-        yield self
 
     def park(self, fiber: Fiber, ticket: int) -> None:
         self._fiber = fiber
@@ -201,22 +195,26 @@ class UpstreamConnection(asyncio.Protocol):
     # -- llhttp's side ---------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self.headers[name] = value
-        if name == b"content-length" or (name == b"transfer-encoding" and value.lower().endswith(b"chunked")):
-            self._has_length = True
+        name = kept_name(name)
+        if name:
+            self.headers[name] = value
 
     def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        if self.status >= 200:
+        self.status = status = self._parser.get_status_code()
+        if status >= 200:
             self.head_done = True
+            headers = self.headers
+            self._has_length = (
+                b"content-length" in headers
+                or status in (204, 304)
+                or headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
+            )
 
     def on_message_complete(self) -> None:
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             self.headers = {}
-            self._has_length = False
             return
-        self.keep_alive = self._parser.should_keep_alive() and (self._has_length or self.status in (204, 304))
+        self.keep_alive = self._has_length and self._parser.should_keep_alive()
         self.complete = True
 
 
@@ -236,13 +234,16 @@ class Pool:
     def open_connections(self) -> int:
         return len(self._all)
 
-    async def take(self) -> UpstreamConnection:
-        """Return an idle connection, or a new one. Raises ``UpstreamError`` (nothing was sent)."""
+    def idle(self) -> UpstreamConnection | None:
+        """Return an idle connection, the one used last, if there is one."""
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and not connection.transport.is_closing():
-                connection.reused = True
                 return connection
+        return None
+
+    async def connect(self) -> UpstreamConnection:
+        """Return a new connection. Raises ``UpstreamError`` (nothing was sent)."""
         if len(self._all) + self._opening >= self.view.connections_max:
             message = f"channel {self.view.name} has all its {self.view.connections_max} connections in use"
             raise UpstreamError("busy", message + ": raise connections_max", sent=False)

@@ -28,6 +28,8 @@ class BodyFields(msgspec.Struct):
     max_completion_tokens: int | None = None
     max_output_tokens: int | None = None
     stream_options: StreamOptions | None = None
+    service_tier: str | None = None
+    speed: str | None = None  # Anthropic's name of a tier
     metadata: msgspec.Raw | None = None
     previous_response_id: str | None = None
     conversation: msgspec.Raw | None = None
@@ -39,18 +41,6 @@ _first_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _strings = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _list = msgspec.json.Decoder(list[msgspec.Raw])
 _text = msgspec.json.Decoder(str)
-
-# Parts whose tokens are not in the body's bytes: fetched by address or by id, or decoded from base64 by the provider.
-_INPUT_ELSEWHERE = (
-    b'"image_url"',
-    b'"input_image"',
-    b'"input_audio"',
-    b'"input_file"',
-    b'"file_id"',
-    b'"file"',
-    b'"source"',
-    b'"container"',
-)
 
 
 def decode_fields(body: bytes) -> BodyFields:
@@ -109,7 +99,18 @@ def has_input_elsewhere(body: bytes, fields: BodyFields) -> bool:
     """Whether the provider will read input that the body's length does not bound."""
     if fields.previous_response_id is not None or fields.conversation is not None:
         return True
-    return any(mark in body for mark in _INPUT_ELSEWHERE)
+    # Parts whose tokens are not in the body's bytes: fetched by address or by id, or decoded by the provider. Written out
+    # because every call pays for it.
+    return (
+        b'"image_url"' in body
+        or b'"input_image"' in body
+        or b'"input_audio"' in body
+        or b'"input_file"' in body
+        or b'"file_id"' in body
+        or b'"file"' in body
+        or b'"source"' in body
+        or b'"container"' in body
+    )
 
 
 def edit(

@@ -52,6 +52,7 @@ _response_event = msgspec.json.Decoder(_ResponseEvent)
 _message_event = msgspec.json.Decoder(_MessageEvent)
 
 _USAGE = b'"usage"'
+_END_BYTES_MAX = 256
 _T = TypeVar("_T")
 
 
@@ -60,7 +61,7 @@ class EventStream:
 
     __slots__ = ("_held", "_partial", "exact", "usage")
 
-    end_marks: tuple[bytes, ...] = ()
+    end_mark = b""  # how the event that ends the stream begins
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
@@ -88,12 +89,11 @@ class EventStream:
                 data = data[:end]
         if _USAGE in data:
             data = self._read_usage(data)
-        for mark in self.end_marks:
-            at = data.rfind(mark)
-            if at >= 0 and (at == 0 or data[at - 1] == 10):
-                self._held = [data[at:]]
-                return data[:at]
-        return data
+        end = self._end_from(data)
+        if end < 0:
+            return data
+        self._held = [data[end:]]
+        return data[:end]
 
     def finish(self) -> bytes:
         """The message is over: return what was held back."""
@@ -108,6 +108,12 @@ class EventStream:
         """What the stream said it used so far, or None when it did not say."""
         return openai_meters(self.usage) if self.usage is not None else None
 
+    def _end_from(self, data: bytes) -> int:
+        """Return where the event that ends the stream begins, -1 when it is not in ``data``."""
+        # The events that end chat and message streams are short, and nothing follows them.
+        at = data.find(self.end_mark, max(0, len(data) - _END_BYTES_MAX))
+        return at if at <= 0 or data[at - 1] == 10 else -1
+
     def _read_usage(self, data: bytes) -> bytes:
         """Read the usage that ``data`` (whole events) holds; return the data, less an event to be taken out."""
         raise NotImplementedError
@@ -118,7 +124,7 @@ class ChatStream(EventStream):
 
     __slots__ = ("_strip",)
 
-    end_marks = (b"data: [DONE]", b"data:[DONE]")
+    end_mark = b"data: [DONE]"
 
     def __init__(self, *, strip_usage: bool) -> None:
         super().__init__()
@@ -143,14 +149,14 @@ class ChatStream(EventStream):
 class ResponseStream(EventStream):
     """Responses: typed events; the last (`response.completed`, …) holds the whole response with its usage."""
 
-    __slots__ = ()
+    __slots__ = ("_end",)
 
-    end_marks = (
-        b"event: response.completed",
-        b"event: response.incomplete",
-        b"event: response.failed",
-        b"data: [DONE]",
-    )
+    def __init__(self) -> None:
+        super().__init__()
+        self._end = -1
+
+    def _end_from(self, data: bytes) -> int:
+        return self._end
 
     def _read_usage(self, data: bytes) -> bytes:
         at = data.rfind(_USAGE)
@@ -159,6 +165,7 @@ class ResponseStream(EventStream):
             if event is not None and event.response is not None and event.response.usage is not None:
                 self.usage = event.response.usage
                 self.exact = True
+                self._end = _event_around(data, at)[0]
         return data
 
 
@@ -167,7 +174,7 @@ class MessageStream(EventStream):
 
     __slots__ = ()
 
-    end_marks = (b"event: message_stop",)
+    end_mark = b"event: message_stop"
 
     def meters(self) -> Meters | None:
         return anthropic_meters(self.usage) if self.usage is not None else None

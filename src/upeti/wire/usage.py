@@ -13,10 +13,15 @@ from upeti.core import meters as m
 from upeti.core.meters import Meters
 
 
+class CacheWriteDetails(msgspec.Struct):
+    ttl_12h_tokens: int | None = None
+
+
 class InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
     audio_tokens: int | None = None
-    image_tokens: int | None = None
+    cache_write_tokens: int | None = None  # OpenAI, from GPT-5.6 on
+    cache_write_tokens_details: CacheWriteDetails | None = None
 
 
 class OutputDetails(msgspec.Struct):
@@ -51,6 +56,9 @@ class _Answer(msgspec.Struct):
     usage: Usage | None = None
 
 
+# No attempt counts four billion of anything: such a report is garbage, and its cost would not fit a record.
+_QUANTITY_MAX = 1 << 32
+
 _answer = msgspec.json.Decoder(_Answer)
 
 
@@ -79,14 +87,15 @@ def openai_meters(usage: Usage) -> Meters | None:
         return None
     meters = {m.INPUT: read}
     if details is not None:
-        for name, part in (
-            (m.INPUT_CACHED, details.cached_tokens),
-            (m.INPUT_AUDIO, details.audio_tokens),
-            (m.INPUT_IMAGE, details.image_tokens),
-        ):
-            if part:
-                meters[name] = part
-                meters[m.INPUT] -= part
+        # Image tokens stay where they are: they cost what text does, and may be among the cached ones.
+        if details.cached_tokens:
+            meters[m.INPUT_CACHED] = details.cached_tokens
+            meters[m.INPUT] -= details.cached_tokens
+        if details.audio_tokens:
+            meters[m.INPUT_AUDIO] = details.audio_tokens
+            meters[m.INPUT] -= details.audio_tokens
+        if details.cache_write_tokens:
+            _add_cache_writes(meters, details)
     if written is not None:
         meters[m.OUTPUT] = written
         if out_details is not None:
@@ -99,6 +108,16 @@ def openai_meters(usage: Usage) -> Meters | None:
                     meters[name] = part
                     meters[m.OUTPUT] -= part
     return _consistent(meters)
+
+
+def _add_cache_writes(meters: Meters, details: InputDetails) -> None:
+    written = details.cache_write_tokens or 0
+    lasting = details.cache_write_tokens_details.ttl_12h_tokens or 0 if details.cache_write_tokens_details else 0
+    meters[m.INPUT] -= written
+    if lasting:
+        meters[m.INPUT_CACHE_WRITE_12H] = lasting
+    if written - lasting:
+        meters[m.INPUT_CACHE_WRITE] = written - lasting
 
 
 def anthropic_meters(usage: Usage) -> Meters | None:
@@ -132,6 +151,6 @@ def merge(earlier: Usage | None, later: Usage) -> Usage:
 
 def _consistent(meters: Meters) -> Meters | None:
     for quantity in meters.values():
-        if quantity < 0:
+        if not 0 <= quantity <= _QUANTITY_MAX:
             return None
     return meters

@@ -1,0 +1,49 @@
+"""Why a call, or one of its candidates, was not answered."""
+
+from __future__ import annotations
+
+from upeti.core.errors import BudgetExceeded, CallError
+from upeti.gateway.holds import Attempt
+from upeti.gateway.live import Lane
+
+
+class TimedOut(Exception):
+    """Raised into a fiber whose deadline has passed."""
+
+
+class ClientLeft(Exception):
+    """Raised into a fiber whose client has gone, when nothing was sent yet or the policy is to cancel."""
+
+
+class Answer:
+    """A whole answer of a provider, kept until it is clear whether the client gets it."""
+
+    __slots__ = ("attempt", "body", "headers", "lane", "request_id", "status")
+
+    def __init__(
+        self, attempt: Attempt, lane: Lane, status: int, headers: dict[bytes, bytes], request_id: str, body: bytes
+    ) -> None:
+        self.attempt = attempt
+        self.lane = lane
+        self.status = status
+        self.headers = headers
+        self.request_id = request_id  # the provider's own
+        self.body = body
+
+
+class Failure:
+    """Why a candidate did not answer, and what to tell the client if nobody does."""
+
+    __slots__ = ("again", "answer", "error")
+
+    def __init__(self, *, error: CallError | None = None, answer: Answer | None = None, again: bool = False) -> None:
+        self.error = error
+        self.answer = answer  # the provider's own error, given back as it came
+        self.again = again  # the same candidate may be tried again
+
+    @property
+    def rank(self) -> int:
+        """Which failure the client is told of: a provider's own words before ours, money before lack of anything."""
+        if self.answer is not None:
+            return 2
+        return 1 if isinstance(self.error, BudgetExceeded) else 0
