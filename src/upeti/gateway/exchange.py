@@ -14,9 +14,9 @@ from upeti.core.events import AttemptOpened, CallRefused
 from upeti.gateway import relay
 from upeti.gateway.call import Call
 from upeti.gateway.failure import ClientLeft, Failure, TimedOut
-from upeti.gateway.fiber import Gate
+from upeti.gateway.fiber import NEVER_S, Gate
 from upeti.gateway.headers import request_headers
-from upeti.gateway.holds import Attempt, Ended, Purse
+from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Purse
 from upeti.gateway.live import Lane
 from upeti.gateway.paths import target_of
 from upeti.gateway.routing import plan
@@ -24,7 +24,9 @@ from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 from upeti.money.price import Price
 
 _BACK_OFF_S: Final = 0.1  # before the same candidates are tried again; doubled each time
-_RECORDED_MAX: Final = (1 << 63) - 1  # what an integer of the journal holds: 9.2 million USD for one attempt
+# How long a call waits for a lease while the keeper is away: a keeper restarts within a second.
+_KEEPER_WAIT_S: Final = 3.0
+_NO_KEEPER: Final = "The key's budget has no lease left here and the keeper does not answer: try again shortly."
 _ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
 
 
@@ -98,10 +100,10 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         if budgets:
             purses = gateway.holds.purses_of(budgets)
             if not gateway.holds.place(purses, bound_pico):
-                call.fiber.deadline = call.deadline_s
+                call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
                 await gateway.holds.place_with_more(purses, bound_pico)
     except TimedOut:
-        return Failure(error=DeadlineExceeded("deadline_exceeded", "The keeper did not answer within deadline_ms."))
+        return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
     except CallError as error:
         return Failure(error=error)
     number = call.attempts
@@ -135,7 +137,7 @@ def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int:
     """What to hold. Raises ``BadRequest`` for what may not be served without a bound."""
     bound_pico = call.bound_pico(lane, price) if price is not None else None
     if bound_pico is not None:
-        if bound_pico <= _RECORDED_MAX:
+        if bound_pico <= RECORDED_MAX:
             return bound_pico
     elif call.target.method in ("GET", "DELETE") or not (limited or price is not None or _refused(call)):
         return 0  # no provider bills a look-up or a deletion; an unlimited key may be served unpriced
@@ -188,15 +190,13 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         late = DeadlineExceeded("upstream_timeout", f"The channel {channel.name!r} did not answer in time.")
         return Failure(error=late)
     except ClientLeft:
-        attempt.settle(Ended.CLIENT_LEFT)
+        if attempt.outcome is None:
+            attempt.settle(Ended.CLIENT_LEFT)
         raise
     finally:
-        fiber.deadline = _NEVER_S
+        fiber.deadline = NEVER_S
         if reply is not None:
             reply.release()
-
-
-_NEVER_S: Final = float("inf")
 
 
 def _request_bytes(call: Call, lane: Lane, attempt: Attempt) -> bytes:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+NEVER_S: Final = float("inf")  # a deadline that does not come
 
 
 class Parking(Protocol):
@@ -36,7 +38,7 @@ class Fiber:
         self._ticket = 0
         self._running = False
         self._interrupted: BaseException | None = None
-        self.deadline = float("inf")  # loop time; the worker's tick interrupts with TimedOut past it
+        self.deadline = NEVER_S  # loop time; the worker's tick interrupts with TimedOut past it
 
     @property
     def done(self) -> bool:

@@ -76,7 +76,8 @@ class Gateway:
         self.keeper.on_grant = self._granted
         self.keeper.on_recall = self.holds.recalled
         self.keeper.on_snapshot = self.swap
-        self.keeper.on_lost = self.holds.unreachable
+        self.keeper.on_connected = self.holds.connected
+        self.keeper.leases = self.holds.leases
         self._leases_due_s = 0.0
 
     def next_call(self) -> tuple[int, str]:

@@ -8,16 +8,16 @@ leaving its ``with`` block settles it, whatever the way out, by the table ``ENDI
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from upeti.core.amount import decimal_text
-from upeti.core.errors import BudgetExceeded, Overloaded
+from upeti.core.errors import BudgetExceeded
 from upeti.core.events import AttemptOpened, AttemptSettled, Outcome
 from upeti.core.meters import Meters
-from upeti.gateway.fiber import Fiber, Parking
+from upeti.gateway.fiber import Fiber, parked
 from upeti.gateway.metrics import WorkerMetrics
 from upeti.journal.writer import JournalWriter
 from upeti.money.price import Price, cost_of
@@ -75,9 +75,15 @@ def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico:
     if meters is None:
         return Outcome.ESTIMATED, bound_pico
     cost = cost_of(price, meters)
-    return (_UNPRICED, 0) if cost is None else (_POSTED, cost)
+    if cost is None:
+        return _UNPRICED, 0
+    if cost > RECORDED_MAX:
+        return Outcome.ESTIMATED, bound_pico
+    return _POSTED, cost
 
 
+# What an integer of the journal holds: 9.2 million USD for one attempt. A report beyond that is not to be believed.
+RECORDED_MAX: Final = (1 << 63) - 1
 _POSTED: Final = Outcome.POSTED
 _UNPRICED: Final = Outcome.UNPRICED
 
@@ -120,9 +126,6 @@ class Purse:
     def park(self, fiber: Fiber, ticket: int) -> None:
         self.waiting.append((fiber, ticket))
 
-    def __await__(self) -> Generator[Parking, Any, None]:
-        yield self
-
     def wake(self) -> None:
         waiting, self.waiting = self.waiting, []
         for fiber, ticket in waiting:
@@ -143,14 +146,14 @@ class Holds:
     """The purses of one worker."""
 
     def __init__(self, treasury: Treasury) -> None:
-        self.purses: dict[str, Purse] = {}
+        self._purses: dict[str, Purse] = {}
         self._sets: dict[tuple[str, ...], tuple[Purse, ...]] = {}
         self._treasury = treasury
 
     def purse(self, budget: str) -> Purse:
-        purse = self.purses.get(budget)
+        purse = self._purses.get(budget)
         if purse is None:
-            purse = self.purses[budget] = Purse(budget)
+            purse = self._purses[budget] = Purse(budget)
         return purse
 
     def purses_of(self, budgets: tuple[str, ...]) -> tuple[Purse, ...]:
@@ -170,22 +173,18 @@ class Holds:
         return True
 
     async def place_with_more(self, purses: tuple[Purse, ...], bound_pico: int) -> None:
-        """The same, asking the keeper. Raises ``BudgetExceeded``, or ``Overloaded`` without a keeper."""
+        """The same, asking the keeper. Raises ``BudgetExceeded``."""
         while not self.place(purses, bound_pico):
             for purse in purses:
                 if purse.lease - purse.held < bound_pico:
                     await self._more(purse, bound_pico)
 
     async def _more(self, purse: Purse, bound_pico: int) -> None:
+        """Wait for the keeper's answer, or for the keeper itself: the caller's deadline ends that."""
         if not purse.asked:
             need = bound_pico - (purse.lease - purse.held)
-            if not self._treasury.ask(purse.budget, need, purse.posted):
-                raise Overloaded(
-                    "budget_unavailable",
-                    f"No lease on the budget {purse.budget!r} is left and the keeper cannot be reached: try again shortly.",
-                )
-            purse.asked = True
-        await purse
+            purse.asked = self._treasury.ask(purse.budget, need, purse.posted)
+        await parked(purse)
         if purse.refused and purse.lease - purse.held < bound_pico:
             raise self._exceeded(purse, bound_pico)
 
@@ -207,12 +206,16 @@ class Holds:
         purse.refused = amount_pico == 0
         purse.wake()
 
-    def unreachable(self) -> None:
-        """The keeper is gone: who waits for it is refused now, not at the deadline."""
-        for purse in self.purses.values():
-            if purse.asked:
-                purse.asked = False
-                purse.wake()
+    def leases(self) -> dict[str, tuple[int, int]]:
+        """What a worker that connects again says of every budget: left of the lease, holds included; posted so far."""
+        return {purse.budget: (purse.lease, purse.posted) for purse in self._purses.values()}
+
+    def connected(self) -> None:
+        """The keeper is there (again): who waits asks (again)."""
+        for purse in self._purses.values():
+            purse.asked = False
+            purse.refused = False
+            purse.wake()
 
     def recalled(self, budget: str) -> None:
         """Another worker needs it: give back what is not held."""
@@ -220,7 +223,7 @@ class Holds:
 
     def return_idle(self) -> None:
         """Called now and then: leases that nobody used since the last time go back; posted sums are reported."""
-        for purse in self.purses.values():
+        for purse in self._purses.values():
             if not purse.used and purse.lease - purse.held > 0:
                 self._give_back(purse)
             elif purse.used:
@@ -228,7 +231,7 @@ class Holds:
             purse.used = False
 
     def return_all(self) -> None:
-        for purse in self.purses.values():
+        for purse in self._purses.values():
             self._give_back(purse)
 
     def _give_back(self, purse: Purse) -> None:

@@ -37,17 +37,17 @@ class KeeperClient:
 
     def __init__(self, socket_path: Path, instance: str, worker: int, loop: asyncio.AbstractEventLoop) -> None:
         self._path = socket_path
-        self._hello = Hello(instance, worker, os.getpid())
+        self._instance = instance
+        self._worker = worker
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._requests: dict[int, Callable[[str | None], None]] = {}
         self._request = 0
-        # What was to be given back while the keeper was away; the posted sums in it are totals, so the last one counts.
-        self._unsent: dict[str, LeaseReturn] = {}
         self.on_grant: Callable[[LeaseGrant], None]
         self.on_recall: Callable[[str], None]
         self.on_snapshot: Callable[[], None]
-        self.on_lost: Callable[[], None]
+        self.on_connected: Callable[[], None]
+        self.leases: Callable[[], dict[str, tuple[int, int]]]
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
@@ -63,17 +63,14 @@ class KeeperClient:
             for answer in self._requests.values():
                 answer(None)
             self._requests.clear()
-            self.on_lost()
             await asyncio.sleep(_RECONNECT_S)
 
     def ask(self, budget: str, need_pico: int, posted_pico: int) -> bool:
         return self._send(LeaseAsk(budget, need_pico, posted_pico))
 
     def give_back(self, budget: str, amount_pico: int, posted_pico: int) -> None:
-        earlier = self._unsent.pop(budget, None)
-        word = LeaseReturn(budget, amount_pico + (earlier.amount_pico if earlier else 0), posted_pico)
-        if not self._send(word):
-            self._unsent[budget] = word
+        # Not sent is not lost: what stands here is said again with the next Hello, and the keeper takes back the rest.
+        self._send(LeaseReturn(budget, amount_pico, posted_pico))
 
     def report(self, samples: dict[str, float]) -> None:
         self._send(Metrics(samples))
@@ -94,10 +91,8 @@ class KeeperClient:
 
     def connected(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._send(self._hello)
-        unsent, self._unsent = self._unsent, {}
-        for word in unsent.values():
-            self._send(word)
+        self._send(Hello(self._instance, self._worker, os.getpid(), self.leases()))
+        self.on_connected()
         self.on_snapshot()  # there may be one that we were not told of
 
     def heard(self, word: KeeperWord) -> None:

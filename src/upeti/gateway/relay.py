@@ -16,6 +16,7 @@ from upeti.core.errors import CallError, DeadlineExceeded, UpstreamFailed
 from upeti.core.events import Outcome
 from upeti.gateway.call import Call
 from upeti.gateway.failure import Answer, Failure, TimedOut
+from upeti.gateway.fiber import NEVER_S
 from upeti.gateway.headers import answer_headers, provider_request_id
 from upeti.gateway.holds import Attempt, Ended
 from upeti.gateway.live import Lane
@@ -41,6 +42,7 @@ async def relay(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnect
     if not reply.complete or (call.stream and not headers.get(b"content-type", b"").startswith(JSON)):
         await _stream(call, lane, attempt, reply, sent_s)
         return None
+    call.fiber.deadline = NEVER_S  # the provider is done; what is left to wait for is the disk
     body = reply.whole_body()
     usage = usage_of_answer(body if b"content-encoding" not in headers else _inflated(body, headers))
     request_id = provider_request_id(headers)
@@ -67,6 +69,7 @@ async def _refused(
     """An error of the provider: settle it; give it back, or let the next candidate try."""
     status, channel = reply.status, lane.channel
     body = await _whole(reply, call.gateway.limits.answer_bytes_max)
+    call.fiber.deadline = NEVER_S
     request_id = provider_request_id(reply.headers)
     unsure = channel.provider.may_charge(status, error_code(body))
     attempt.settle(Ended.REFUSED_UNSURE if unsure else Ended.REFUSED, None, reply, sent_s, request_id)
@@ -123,6 +126,7 @@ async def _stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConne
             if data:
                 client.send_part(data)
     except (UpstreamError, TimedOut) as error:
+        fiber.deadline = NEVER_S
         lane.channel.breaker.failed(time())
         stream.finish()
         cut = isinstance(error, UpstreamError)
@@ -131,6 +135,7 @@ async def _stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConne
         await journal
         client.break_stream(_broken(cut), call.id, events=readable)
         return
+    fiber.deadline = NEVER_S
     rest = stream.finish()
     attempt.settle(Ended.ANSWERED, stream.meters(), reply, sent_s, request_id)
     await journal

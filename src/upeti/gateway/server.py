@@ -18,7 +18,7 @@ from upeti.gateway.auth import identify
 from upeti.gateway.call import Call
 from upeti.gateway.exchange import exchange
 from upeti.gateway.failure import ClientLeft
-from upeti.gateway.fiber import Fiber
+from upeti.gateway.fiber import NEVER_S, Fiber
 from upeti.wire.error_body import anthropic_error, anthropic_event, openai_error, openai_event
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ _PLAIN_HEAD_BYTES_MAX: Final = 8 * 1024
 _WAITING_CALLS_MAX: Final = 64
 # What a closing connection still reads and drops, so that the client gets the answer instead of a reset.
 _LINGER_S: Final = 2.0
-_NEVER_S: Final = float("inf")
 
 _status_lines: dict[tuple[int, bytes, bool], bytes] = {}
 _STATUS_LINES_MAX: Final = 1024  # content types come from providers
@@ -190,13 +189,14 @@ class ClientConnection(asyncio.Protocol):
         if self._reply is not None and not self._reply.closed:
             self._reply.transport.pause_reading()
         if self._call is not None and self._reply is not None:
-            self._call.fiber.deadline = _NEVER_S  # the provider is not silent, we do not listen
+            self._call.fiber.deadline = NEVER_S  # the provider is not silent, we do not listen
 
     def resume_writing(self) -> None:
         self.paused = False
-        self.deadline_s = _NEVER_S
-        if self._reply is not None and not self._reply.closed and not self._reply.complete:
+        self.deadline_s = NEVER_S
+        if self._call is not None and self._reply is not None and not self._reply.closed and not self._reply.complete:
             self._reply.transport.resume_reading()
+            self._call.fiber.deadline = self._gateway.loop.time() + self._call.way.stream_idle_s
 
     # -- llhttp's side -------------------------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class ClientConnection(asyncio.Protocol):
     def _begin(self, call: Call) -> None:
         gateway = self._gateway
         self._call = call
-        self.deadline_s = _NEVER_S
+        self.deadline_s = NEVER_S
         call.client = self
         call.gateway = gateway
         call.number, call.id = gateway.next_call()

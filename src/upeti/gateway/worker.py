@@ -41,9 +41,11 @@ async def serve(data_dir: Path, index: int) -> None:
         ssl=_tls(limits.tls_certificate, limits.tls_key),
     )
     gateway.tick()
-    # What exists now lives as long as the process: keep the collector from walking it at every round.
+    # What exists now lives as long as the process, and calls leave no cycles behind: the collector has little to find, and
+    # at its usual threshold of 700 objects it takes a tenth of the CPU.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     await stopping.wait()
     server.close()
     await gateway.drain()
