@@ -43,9 +43,7 @@ class Rows(msgspec.Struct):
 
     instances: list[str] = msgspec.field(default_factory=list)  # of each event or open attempt
     opened: list[AttemptOpened] = msgspec.field(default_factory=list)
-    settled: list[AttemptSettled] = msgspec.field(
-        default_factory=list
-    )  # beside ``opened``; none: all are open
+    settled: list[AttemptSettled] = msgspec.field(default_factory=list)  # beside ``opened``; none: all are open
     refused_instances: list[str] = msgspec.field(default_factory=list)
     refused: list[CallRefused] = msgspec.field(default_factory=list)
 
@@ -134,9 +132,7 @@ def _meter(name: str) -> Column:
 
 def _micros(name: str) -> Column:
     field = attrgetter(name)
-    return Column(
-        name, INTEGER, lambda rows: [None if (us := field(one)) < 0 else us for one in rows.settled]
-    )
+    return Column(name, INTEGER, lambda rows: [None if (us := field(one)) < 0 else us for one in rows.settled])
 
 
 _KNOWN_METERS = frozenset(ALL_METERS)

@@ -17,15 +17,10 @@ RecoveredName = tuple[str, int, int]  # instance, call, attempt
 
 def recovered_names(data_dir: Path) -> set[RecoveredName]:
     """Return which attempts the keepers' journals already recovered. Raises ``JournalError``."""
-    return {
-        (record.instance, record.opened.call, record.opened.attempt)
-        for record in recovered_attempts(data_dir)
-    }
+    return {(record.instance, record.opened.call, record.opened.attempt) for record in recovered_attempts(data_dir)}
 
 
-def recover(
-    directory: Path, at_ns: int, *, already: Collection[RecoveredName] | None = None
-) -> list[AttemptRecovered]:
+def recover(directory: Path, at_ns: int, *, already: Collection[RecoveredName] | None = None) -> list[AttemptRecovered]:
     """Return one record per attempt that the dead instance of ``directory`` left open, oldest first.
 
     The instance must be dead. ``already`` (default: read from the keepers' journals beside it) is left out.
