@@ -31,7 +31,7 @@ def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
 def test_keys_come_back_as_they_were(tmp_path: Path) -> None:
     row = KeyRow("k1", "a" * 64, "acme", "p", "f", ("r1", "*"), 10**31 + 1, 5, 7)
     Store(tmp_path).add_key(row)
-    assert Store(tmp_path).keys() == [row]
+    assert Store(tmp_path).all_keys() == [row]
 
 
 def test_amounts_are_exact_at_any_size(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_amounts_are_exact_at_any_size(tmp_path: Path) -> None:
     amounts = [0, 1, 2**63, 4 * 10**23 + 1, 10**37 - 1]
     for place, amount in enumerate(amounts):
         store.add_key(KeyRow(f"k{place}", f"{place:064d}", "t", limit_pico=amount))
-    assert [key.limit_pico for key in Store(tmp_path).keys()] == amounts  # noqa: SIM118
+    assert [key.limit_pico for key in Store(tmp_path).all_keys()] == amounts
     kinds = sqlite3.connect(tmp_path / STATE_FILE).execute("SELECT DISTINCT typeof(limit_pico) FROM keys").fetchall()
     assert kinds == [("text",)]
 
@@ -50,18 +50,18 @@ def test_an_id_is_taken_once(tmp_path: Path) -> None:
     store.add_key(KeyRow("k1", "a" * 64, "acme"))
     with pytest.raises(StoreError, match="there is a key `k1` already"):
         store.add_key(KeyRow("k1", "b" * 64, "acme"))
-    assert len(store.keys()) == 1
+    assert len(store.all_keys()) == 1
 
 
 def test_revoking(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.add_key(KeyRow("k1", "a" * 64, "acme"))
     store.revoke_key("k1", 9)
-    assert store.keys()[0].revoked_ns == 9
+    assert store.all_keys()[0].revoked_ns == 9
     for name in ("k1", "k2"):
         with pytest.raises(StoreError, match=r"there is no valid key `k\d`: `upeti keys list`"):
             store.revoke_key(name, 10)
-    assert store.keys()[0].revoked_ns == 9
+    assert store.all_keys()[0].revoked_ns == 9
 
 
 def test_secrets(tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_secrets(tmp_path: Path) -> None:
     store.set_secret("b", b"1", 1)
     store.set_secret("a", b"2", 1)
     store.set_secret("b", b"3", 2)
-    assert store.secrets() == {"a": b"2", "b": b"3"}
+    assert store.sealed_secrets() == {"a": b"2", "b": b"3"}
     store.delete_secret("a")
-    assert store.secrets() == {"b": b"3"}
+    assert store.sealed_secrets() == {"b": b"3"}
     with pytest.raises(StoreError, match="there is no secret `a`"):
         store.delete_secret("a")
 
@@ -123,14 +123,12 @@ def test_two_writers_both_succeed(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(stores[0].keys()) == 50
+    assert len(stores[0].all_keys()) == 50
     assert stores[0].changes() == 50
 
 
 def test_processes_that_open_a_new_state_at_once(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from upeti.control.store import Store; Store(Path(sys.argv[1])).keys()"
-    )
+    program = "import sys; from pathlib import Path; from upeti.control.store import Store; Store(Path(sys.argv[1])).all_keys()"
     started = [
         subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stderr=subprocess.PIPE) for _ in range(3)
     ]

@@ -272,9 +272,9 @@ def watched_files(document: Document) -> Iterator[Path]:
     """Yield the files besides the configuration's own whose change makes another snapshot."""
     config = document.config
     yield from map(Path, config.money.price_files)
-    for key in config.key:
-        if key.secret is not None and key.secret.startswith("file:"):
-            yield Path(key.secret.removeprefix("file:"))
+    for secret in (*(key.secret for key in config.key), *(channel.api_key for channel in config.channel)):
+        if secret is not None and secret.startswith("file:"):
+            yield Path(secret.removeprefix("file:"))
 
 
 def _first_channel(routes: Iterable[RouteView]) -> str:

@@ -45,6 +45,7 @@ class Document(msgspec.Struct, frozen=True):
     """A configuration file that was read: what it says and where it says it."""
 
     path: Path
+    text: str
     config: Config  # paths are absolute
     lines: dict[str, int]
 
@@ -80,7 +81,7 @@ def parse(text: str, path: Path) -> Document:
     if problems:
         raise ConfigError(render(path, lines, problems))
     config = _with_absolute_paths(msgspec.convert(raw, Config), path.absolute().parent)
-    document = Document(path, config, lines)
+    document = Document(path, text, config, lines)
     problems = config_rules.problems_of(config)
     if problems:
         raise document.error(problems)

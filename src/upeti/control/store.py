@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,19 +111,19 @@ class Store:
         except exc.IntegrityError:
             raise StoreError(f"there is a key `{key.id}` already: choose another id") from None
 
-    def keys(self) -> list[KeyRow]:
+    def all_keys(self) -> list[KeyRow]:
         """Return all keys, revoked ones included, oldest first."""
         with self.engine.connect() as connection:
             query = select(tables.keys).order_by(tables.keys.c.created_ns, tables.keys.c.id)
             rows = connection.execute(query).mappings().all()
         return [KeyRow(**{**row, "routes": tuple(row["routes"])}) for row in rows]
 
-    def revoke_key(self, key_id: str, at_ns: int) -> None:
+    def revoke_key(self, key_id: str, at_ns: int | None = None) -> None:
         """Raises ``StoreError`` when there is no such key, or it is revoked already."""
         table = tables.keys
         where = (table.c.id == key_id) & (table.c.revoked_ns == 0)
         with self.changing() as connection:
-            if not connection.execute(update(table).where(where).values(revoked_ns=at_ns)).rowcount:
+            if not connection.execute(update(table).where(where).values(revoked_ns=at_ns or time.time_ns())).rowcount:
                 raise StoreError(f"there is no valid key `{key_id}`: `upeti keys list` shows them")
 
     def set_secret(self, name: str, sealed: bytes, at_ns: int) -> None:
@@ -137,7 +138,7 @@ class Store:
             if not connection.execute(delete(tables.secrets).where(tables.secrets.c.name == name)).rowcount:
                 raise StoreError(f"there is no secret `{name}`: `upeti secrets list` shows them")
 
-    def secrets(self) -> dict[str, bytes]:
+    def sealed_secrets(self) -> dict[str, bytes]:
         """Return name → sealed secret."""
         with self.engine.connect() as connection:
             query = select(tables.secrets.c.name, tables.secrets.c.sealed).order_by(tables.secrets.c.name)

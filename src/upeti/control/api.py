@@ -1,0 +1,177 @@
+"""The control port: health, metrics, and an API for keys and budgets.
+
+Everything under ``/v1`` asks for the admin token, in the handler itself, so that no mount or proxy in front
+can leave it out. Keys are shown once, when they are made; amounts are decimal strings.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ConfigDict, Field
+
+from upeti import __version__
+from upeti.control.key_making import KeyRequest, make_key
+from upeti.control.ledger import Ledger
+from upeti.control.metrics import CONTENT_TYPE
+from upeti.control.store import KeyRow, Store, StoreError
+from upeti.core.amount import decimal_text
+from upeti.core.errors import ConfigError
+
+_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+class Keeper(Protocol):
+    """What the API needs of the keeper."""
+
+    store: Store
+    ledger: Ledger
+    admin_token: str
+
+    def ready(self) -> dict[str, Any]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+    def metrics_text(self) -> str: ...
+
+    def refresh(self) -> None: ...
+
+
+class NewKey(BaseModel):
+    """A key to be made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant: str = Field(description="Who pays.")
+    project: str = Field("", description="A part of the tenant.")
+    feature: str = Field("", description="Feature of calls that carry no tag.")
+    limit: str = Field("", description="What the key may spend in all, in USD, as a decimal string. Empty: no limit.")
+    routes: list[str] = Field([], description="Routes the key may use. Empty: all.")
+    expires: str = Field("", description="A date, a time, or a span such as `30d`. Empty: never.")
+
+
+class ShownKey(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    tenant: str
+    project: str
+    feature: str
+    limit: str | None
+    routes: list[str]
+    created_ns: int
+    expires_ns: int
+    revoked_ns: int
+
+
+class MadeKey(ShownKey):
+    """A key that was just made; `key` is not shown again."""
+
+    key: str
+
+
+class ShownBudget(BaseModel):
+    """A budget as it stands. `left` is neither spent nor leased to a worker."""
+
+    id: str
+    limit: str
+    spent: str
+    leased: str
+    left: str
+
+
+def create_app(keeper: Keeper) -> FastAPI:
+    """Return the application of the control port."""
+    app = FastAPI(title="Upeti control", version=__version__, description="Keys, budgets and the state of one Upeti.")
+
+    def authorize(credentials: HTTPAuthorizationCredentials | None) -> None:
+        given = credentials.credentials if credentials is not None else ""
+        if not hmac.compare_digest(given.encode(), keeper.admin_token.encode()):
+            cure = "Send `Authorization: Bearer …` with the token in {data_dir}/run/admin-token."
+            raise HTTPException(401, cure, headers={"WWW-Authenticate": "Bearer"})
+
+    @app.get("/healthz", summary="The keeper runs")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", summary="There is a snapshot and a worker that serves from it")
+    async def readyz(response: Response) -> dict[str, Any]:
+        state = keeper.ready()
+        response.status_code = 200 if state["ready"] else 503
+        return state
+
+    @app.get("/metrics", summary="Metrics of all workers, for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(keeper.metrics_text(), media_type=CONTENT_TYPE)
+
+    @app.get("/v1/status", summary="Workers, snapshot, configuration")
+    async def status(credentials: Bearer) -> dict[str, Any]:
+        authorize(credentials)
+        return keeper.status()
+
+    # Handlers that wait for the disk are plain functions: they run in threads, and leases do not wait for
+    # them.
+    @app.get("/v1/keys", summary="All keys made here, never their secrets")
+    def list_keys(credentials: Bearer) -> list[ShownKey]:
+        authorize(credentials)
+        return [ShownKey(**shown_key(row)) for row in keeper.store.all_keys()]
+
+    @app.post("/v1/keys", status_code=201, summary="Make a key; its secret is in this answer only")
+    def create_key(wanted: NewKey, credentials: Bearer) -> MadeKey:
+        authorize(credentials)
+        fields = wanted.model_dump()
+        try:
+            key, row = make_key(KeyRequest(**(fields | {"routes": tuple(wanted.routes)})))
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from None
+        try:
+            keeper.store.add_key(row)
+        except StoreError as error:
+            raise HTTPException(409, str(error)) from None
+        keeper.refresh()
+        return MadeKey(key=key, **shown_key(row))
+
+    @app.delete("/v1/keys/{key_id:path}", status_code=204, summary="Revoke a key", response_class=Response)
+    def revoke_key(key_id: str, credentials: Bearer) -> Response:
+        authorize(credentials)
+        try:
+            keeper.store.revoke_key(key_id)
+        except StoreError as error:
+            raise HTTPException(404, str(error)) from None
+        keeper.refresh()
+        return Response(status_code=204)
+
+    @app.get("/v1/budgets", summary="All budgets as they stand")
+    def list_budgets(credentials: Bearer) -> list[ShownBudget]:
+        authorize(credentials)
+        return [
+            ShownBudget(
+                id=row.id,
+                limit=decimal_text(row.limit_pico),
+                spent=decimal_text(row.spent_pico),
+                leased=decimal_text(row.leased_pico),
+                left=decimal_text(max(0, row.limit_pico - row.spent_pico - row.leased_pico)),
+            )
+            for row in keeper.ledger.budgets()
+        ]
+
+    return app
+
+
+def shown_key(row: KeyRow) -> dict[str, Any]:
+    """Return what may be shown of a key."""
+    return {
+        "id": row.id,
+        "tenant": row.tenant,
+        "project": row.project,
+        "feature": row.feature,
+        "limit": None if row.limit_pico is None else decimal_text(row.limit_pico),
+        "routes": list(row.routes),
+        "created_ns": row.created_ns,
+        "expires_ns": row.expires_ns,
+        "revoked_ns": row.revoked_ns,
+    }

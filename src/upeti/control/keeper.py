@@ -1,0 +1,336 @@
+"""The keeper: ``python -m upeti.control.keeper --config FILE``. One per data directory; started by ``upeti
+serve``.
+
+It compiles the snapshot that workers serve from and tells them of a new one; grants leases; closes what
+dead workers left; turns closed journal segments into Parquet; answers the control port. It holds nothing
+that is not in the state or the journal, so it may be killed at any moment: workers go on, and the next
+keeper takes over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from upeti import __version__
+from upeti.control import child, config_file
+from upeti.control.compile import Placement
+from upeti.control.desk import Desk
+from upeti.control.ledger import Instance, Ledger
+from upeti.control.links import Links
+from upeti.control.metrics import Metrics
+from upeti.control.places import Places, TakenError
+from upeti.control.recovery import Recovery
+from upeti.control.snapshots import Snapshots
+from upeti.control.store import Store
+from upeti.core.errors import ConfigError, JournalError, UpetiError
+from upeti.gateway.keeper_link import SnapshotReady
+from upeti.gateway.log import Log
+from upeti.journal.blocks import KEEPER_PREFIX
+
+if TYPE_CHECKING:
+    import uvicorn
+
+_WATCH_S: Final = 0.5  # a new key works, and a changed file is seen, within this and the time to compile
+_REAP_S: Final = 0.5
+_REAP_FIRST_S: Final = 5.0
+_REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
+_STRANGERS_S: Final = 60.0
+_PROJECT_S: Final = 60.0
+_LOCK_WAIT_S: Final = 10.0  # how long an earlier keeper that is stopping is waited for
+
+
+class Keeper:
+    """One keeper process."""
+
+    def __init__(self, config: Path, placement: Placement | None, resume: Path | None) -> None:
+        """``resume`` is the data directory of a keeper that ended while its workers go on serving.
+
+        Raises ``ConfigError`` and ``TakenError``.
+        """
+        self._started_s = time.time()
+        self.instance = f"{KEEPER_PREFIX}{token_hex(8)}"
+        self.log = Log(self.instance, time.time_ns)
+        self._resume = resume is not None
+        document, refused = self._document(config, resume)
+        self.places = Places(Path(document.config.data_dir))
+        self.places.make()
+        self._lock()
+        self.admin_token = self.places.token()
+        durable = document.config.journal.durability == "power"
+        self.store = Store(self.places.data_dir, durable=durable)
+        self.ledger = Ledger(self.store)
+        self.placement = placement or _placement_of(document)
+        self.snapshots = Snapshots(document, self.places, self.store, self.ledger, self.placement, self.log)
+        self.snapshots.refused = refused
+        self.metrics = Metrics()
+        self.metrics.own = self._samples
+        self.links = Links(self.metrics, self.log, lambda: self.snapshots.version)
+        self.desk = Desk(self.ledger, self.links.line(), self._ledger_failed)
+        self.links.desk = self.desk
+        self.links.on_lost = self._link_lost
+        self.recovery = Recovery(self.places.data_dir, self.ledger, self.instance, time.time_ns)
+        self._recovering = ThreadPoolExecutor(1, "recovery")
+        self._changed = asyncio.Event()
+        self._reap_now = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+
+    # -- life
+    # ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises ``ConfigError``, ``OSError``."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._stopping.set)
+        self._loop.add_signal_handler(signal.SIGHUP, self.refresh)
+        control = _listen(self.placement.control_host, self.placement.control_port)
+        host, port = control.getsockname()[:2]
+        self.places.control_address.write_text(f"{host}:{port}\n")
+        await asyncio.to_thread(self.snapshots.first, resume=self._resume)
+        # Before anyone asks: what dead workers had leased may be all that is left. A long journal takes
+        # longer than anyone should wait; then it goes on beside the asks.
+        await asyncio.wait({self._start(self._reap())}, timeout=_REAP_FIRST_S)
+        await self.links.listen(self.places.socket)
+        for work in (self.desk.run(), self._watch(), self._reap_dead(), self._take_strangers(), self._project()):
+            self._start(work)
+        server = await asyncio.to_thread(_control_server, self)
+        self._start(server.serve(sockets=[control]))
+        self.log.info("ready", "the keeper serves", control=f"{host}:{port}", snapshot=self.snapshots.version)
+        await self._stopping.wait()
+        await self._stop(server)
+
+    async def _stop(self, server: uvicorn.Server) -> None:
+        await self.desk.settle()
+        self.links.close()
+        await self._reap()  # workers that were stopped before this keeper
+        server.should_exit = True
+        await asyncio.sleep(0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._loop.run_in_executor(self._recovering, self.recovery.end)
+        self._recovering.shutdown()
+        self.desk.close()
+        self.store.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A part of the keeper that fails ends the whole: the supervisor starts a new one."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.log.error("crashed", f"{type(task.exception()).__name__}: {task.exception()}")
+            self._stopping.set()
+
+    def _document(self, config: Path, resume: Path | None) -> tuple[config_file.Document, str]:
+        """Return the configuration; to go on, the last good one and why the file's is refused just now."""
+        try:
+            return config_file.read(config), ""
+        except ConfigError as error:
+            good = Places(resume).good_config if resume is not None else None
+            if good is None or not good.exists():
+                raise
+            self.log.error("config_refused", str(error))
+            return config_file.parse(good.read_text(), config), str(error)
+
+    def _lock(self) -> None:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while True:
+            try:
+                self.places.lock("keeper")
+                return
+            except TakenError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+    # -- the snapshot
+    # -------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Look at the configuration and the keys now. Safe to call from any thread."""
+        self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._changed.wait(), _WATCH_S)
+            except TimeoutError:
+                pass
+            asked = self._changed.is_set()
+            self._changed.clear()
+            if await asyncio.to_thread(self.snapshots.update, force=asked):
+                self.links.broadcast(SnapshotReady(self.snapshots.version))
+
+    # -- the dead
+    # -----------------------------------------------------------------------------------------------
+
+    def _link_lost(self) -> None:
+        self._loop.call_later(_REAP_SOON_S, self._reap_now.set)
+
+    async def _reap_dead(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(self._reap_now.wait(), _REAP_S)
+            except TimeoutError:
+                pass
+            self._reap_now.clear()
+            await self._reap()
+
+    async def _reap(self) -> None:
+        dead = await self._loop.run_in_executor(self._recovering, self.recovery.dead)
+        for instance in dead:
+            if instance.instance not in self.links.connected():
+                await self._close(instance)
+
+    async def _take_strangers(self) -> None:
+        while True:
+            for instance in await self._loop.run_in_executor(self._recovering, self.recovery.strangers):
+                await self._close(instance)
+            await asyncio.sleep(_STRANGERS_S)
+
+    async def _close(self, instance: Instance) -> None:
+        try:
+            count = await self._loop.run_in_executor(self._recovering, self.recovery.close, instance)
+        except JournalError as error:
+            self.log.error("journal_damaged", f"{error}; its leases stay reserved", worker=instance.instance)
+            return
+        self.metrics.end(instance.instance)
+        self.desk.freed()
+        if count:
+            self.log.warning("recovered", "open attempts were posted at their bound", attempts=count)
+
+    # -- the journal
+    # ----------------------------------------------------------------------------------------------
+
+    async def _project(self) -> None:
+        """Have closed segments turned into Parquet, in a process that gives its memory back."""
+        program = [sys.executable, "-m", "upeti.control.jobs", "project"]
+        arguments = ["--data-dir", str(self.places.data_dir), "--keeper", self.instance]
+        while True:
+            await asyncio.sleep(_PROJECT_S)
+            process = await asyncio.create_subprocess_exec(
+                *child.command([*program, *arguments], signal.SIGKILL), stderr=asyncio.subprocess.PIPE
+            )
+            try:
+                _, errors = await process.communicate()
+            except asyncio.CancelledError:
+                process.kill()
+                raise
+            if process.returncode:
+                self.log.error("projection_failed", errors.decode(errors="replace").strip())
+
+    # -- what others ask
+    # ----------------------------------------------------------------------------------------
+
+    def ready(self) -> dict[str, Any]:
+        workers = len(self.links.connected())
+        version = self.snapshots.version
+        return {"ready": bool(workers and version), "workers": workers, "snapshot": version}
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "started_s": int(self._started_s),
+            "config": str(self.snapshots.path),
+            "config_error": self.snapshots.refused,
+            "warnings": self.snapshots.warnings,
+            "snapshot": self.snapshots.version,
+            "workers": self.links.connected(),
+            "damaged_journals": self.recovery.damaged,
+        }
+
+    def metrics_text(self) -> str:
+        return self.metrics.text()
+
+    def _samples(self) -> dict[str, float]:
+        return {
+            "upeti_keeper_workers": len(self.links.connected()),
+            "upeti_keeper_snapshot_version": self.snapshots.version,
+            "upeti_keeper_configs_refused_total": self.snapshots.refusals,
+            "upeti_keeper_lease_asks_total": self.desk.asks,
+            "upeti_keeper_lease_refusals_total": self.desk.refusals,
+            "upeti_keeper_recovered_attempts_total": self.recovery.recovered,
+        }
+
+    def _ledger_failed(self, error: Exception) -> None:
+        self.log.error("ledger_failed", f"leases cannot be written: {type(error).__name__}: {error}")
+
+
+def _control_server(keeper: Keeper) -> uvicorn.Server:
+    # Only now: workers that wait for leases do not wait for FastAPI's half second of imports.
+    import uvicorn
+
+    from upeti.control.api import create_app
+
+    class ControlServer(uvicorn.Server):
+        """uvicorn within a loop whose signals are the keeper's."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+    return ControlServer(uvicorn.Config(create_app(keeper), log_config=None, access_log=False, lifespan="off"))
+
+
+def _placement_of(document: config_file.Document) -> Placement:
+    gateway, control = document.config.gateway, document.config.control
+    return Placement(gateway.host, gateway.port, control.host, control.port, gateway.workers)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Raises ``ConfigError`` when the port is taken."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"the control port {host}:{port} cannot be had ({error.strerror}); choose another in [control] port"
+        ) from None
+    return listener
+
+
+async def serve(config: Path, placement: Placement | None, resume: Path | None) -> None:
+    """Run a keeper until it is told to stop. Raises ``UpetiError``."""
+    await Keeper(config, placement, resume).run()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="upeti-keeper", description="The keeper; started by `upeti serve`.")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--placement", help="where the processes are, as JSON")
+    parser.add_argument("--resume", type=Path, help="data directory whose workers go on serving")
+    arguments = parser.parse_args()
+    os.umask(0o077)
+    placement = msgspec.json.decode(arguments.placement, type=Placement) if arguments.placement else None
+    try:
+        asyncio.run(serve(arguments.config, placement, arguments.resume))
+    except UpetiError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Where things are in a data directory, and locks that end with the process that holds them."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+
+from upeti.core.errors import UpetiError
+
+
+class TakenError(UpetiError):
+    """Another process of this data directory is doing the same already. The message names the cure."""
+
+
+class Places(msgspec.Struct, frozen=True):
+    """The files of a data directory that the control side makes."""
+
+    data_dir: Path
+
+    @property
+    def run(self) -> Path:
+        return self.data_dir / "run"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.run / "snapshot.msgpack"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "keeper.sock"
+
+    @property
+    def good_config(self) -> Path:
+        """The last configuration that was taken, for a keeper that is started while the file is broken."""
+        return self.run / "config.good.toml"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.run / "admin-token"
+
+    @property
+    def control_address(self) -> Path:
+        """``host:port`` of the control port, for who was started without knowing it."""
+        return self.run / "control-address"
+
+    def make(self) -> None:
+        """Make the directories, for the owner alone."""
+        self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.run.mkdir(mode=0o700, exist_ok=True)
+
+    def lock(self, role: str) -> int:
+        """Take the lock of ``role``; it is held until the process ends, however it ends.
+
+        Raises ``TakenError``.
+        """
+        path = self.run / f"{role}.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 20).decode() or "?"
+            os.close(descriptor)
+            raise TakenError(
+                f"another {role} (process {pid}) runs on {self.data_dir}; stop it, or choose another data_dir"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        return descriptor
+
+    def token(self) -> str:
+        """Return the admin token, made at the first call."""
+        if not self.admin_token.exists():
+            write_private(self.admin_token, f"upeti-admin-{secrets.token_hex(32)}\n")
+        return self.admin_token.read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file in one step, readable by its owner alone."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partial.replace(path)

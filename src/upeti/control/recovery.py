@@ -1,0 +1,98 @@
+"""When a worker has ended: its journal is read to the end, what is open is posted, its leases come back.
+
+Rules: an instance is closed only when its process is surely gone; once closed it is never heard again. Done
+twice, or broken off and done again, the result is the same: attempts recovered before are not recovered
+again, and the posted sum is the journal's own. A journal that is damaged leaves its instance as it is,
+leases included, until somebody has restored it: too much stays reserved, nothing is overspent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from upeti.control.ledger import Instance, Ledger
+from upeti.control.processes import holds_open, is_alive
+from upeti.core.errors import JournalError
+from upeti.core.events import AttemptRecovered
+from upeti.journal.blocks import KEEPER_PREFIX, instance_dir
+from upeti.journal.reader import InstanceFold, instances
+from upeti.journal.recovery import recover
+from upeti.journal.writer import SyncJournal
+
+# A worker makes its directory and opens its first file at once; this much later an unopened one is a dead
+# one's.
+_STARTING_S = 5.0
+
+
+class Recovery:
+    """Closes dead instances. Used by one thread at a time."""
+
+    def __init__(self, data_dir: Path, ledger: Ledger, keeper_instance: str, now_ns: Callable[[], int]) -> None:
+        self._data_dir = data_dir
+        self._ledger = ledger
+        self._keeper_instance = keeper_instance
+        self._now_ns = now_ns
+        self._journal: SyncJournal | None = None  # begun when there is something to write
+        self.damaged: dict[str, str] = {}  # instance → what is wrong with its journal
+        self.recovered = 0  # attempts
+
+    def dead(self) -> list[Instance]:
+        """Return the known instances that are not closed though their process is gone."""
+        return [
+            instance
+            for instance in self._ledger.instances()
+            if instance.instance not in self.damaged and not is_alive(instance.pid, instance.process)
+        ]
+
+    def strangers(self) -> list[Instance]:
+        """Return instances that have a journal and are not in the state, and whose process is gone.
+
+        They ended before they could say hello, or the state is younger than the journal.
+        """
+        known = self._ledger.closed_instances() | {each.instance for each in self._ledger.instances()}
+        found = []
+        for directory in instances(self._data_dir):
+            name = directory.name
+            if name.startswith(KEEPER_PREFIX) or name in known or name in self.damaged:
+                continue
+            if time.time() - directory.stat().st_mtime > _STARTING_S and not holds_open(directory):
+                found.append(Instance(name, worker=-1, pid=0, process=""))
+        return found
+
+    def close(self, instance: Instance) -> int:
+        """Read the journal of a dead ``instance`` to its end and close it; return how many attempts were
+        open.
+
+        Raises ``JournalError`` when that journal is damaged, or the keeper's own cannot be written.
+        """
+        directory = instance_dir(self._data_dir, instance.instance)
+        fold = InstanceFold(directory)
+        try:
+            fold.advance()
+            records = recover(directory, self._now_ns()) if fold.open else []
+        except JournalError as error:
+            self.damaged[instance.instance] = str(error)
+            raise
+        if records:
+            self._write(records)
+        posted_pico = dict(fold.posted_pico)
+        # All that is open, also what an earlier try had recovered before it broke off.
+        for opened in fold.open.values():
+            for budget in opened.budgets:
+                posted_pico[budget] = posted_pico.get(budget, 0) + opened.bound_pico
+        self._ledger.close(instance, posted_pico)
+        self.recovered += len(records)
+        return len(records)
+
+    def end(self) -> None:
+        """End the keeper's own journal."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _write(self, records: list[AttemptRecovered]) -> None:
+        if self._journal is None:
+            self._journal = SyncJournal(self._data_dir, self._keeper_instance, self._now_ns)
+        self._journal.append(list(records))

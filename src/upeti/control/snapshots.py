@@ -1,0 +1,161 @@
+"""The snapshot kept up to date: watches the configuration, the files it names and the keys; compiles; writes.
+
+A change that cannot be taken is logged once and changes nothing: the last good configuration stays in
+force, and new keys are compiled with it. Budgets are in the state before a worker can hear of them. Used by
+one thread at a time.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from upeti.control import config_file
+from upeti.control.compile import Placement, State, compile_snapshot, watched_files
+from upeti.control.config_file import Document
+from upeti.control.ledger import Ledger
+from upeti.control.places import Places, write_private
+from upeti.control.store import Store
+from upeti.core.errors import ConfigError
+from upeti.gateway import snapshot as snapshot_file
+from upeti.gateway.log import Log
+from upeti.gateway.snapshot import Snapshot
+from upeti.money.price_book import PriceBook
+
+_Signature = tuple[tuple[int, int, int], ...]
+
+
+class Snapshots:
+    """The present snapshot, and what it takes to make the next one."""
+
+    def __init__(
+        self,
+        document: Document,
+        places: Places,
+        store: Store,
+        ledger: Ledger,
+        placement: Placement,
+        log: Log,
+    ) -> None:
+        self.path = document.path
+        self.refused = ""  # why the configuration that is in the file is not in force
+        self.refusals = 0
+        self.warnings: list[str] = []
+        self._notes: list[str] = []
+        self._document = document
+        self._places = places
+        self._store = store
+        self._ledger = ledger
+        self._placement = placement
+        self._log = log
+        self._at_start = document.config
+        self._current: Snapshot | None = None
+        self._files: _Signature = ()
+        self._changes = -1
+
+    @property
+    def version(self) -> int:
+        """Version of the snapshot in force; 0 before the first."""
+        return self._current.version if self._current is not None else 0
+
+    def first(self, *, resume: bool) -> None:
+        """Make the first snapshot of this keeper.
+
+        With ``resume``, when none can be made now, the one that workers are serving from stays. Raises
+        ``ConfigError`` otherwise.
+        """
+        self._files, self._changes = self._signature(), self._store.changes()
+        try:
+            self._compile(self._document)
+        except ConfigError as error:
+            if not resume:
+                raise
+            self._refuse(error)
+            try:
+                self._current = snapshot_file.read(self._places.snapshot)
+            except (OSError, msgspec.MsgspecError):
+                raise error from None
+
+    def update(self, *, force: bool = False) -> bool:
+        """Make a new snapshot when anything has changed, or by ``force``; return whether there is a new
+        one.
+        """
+        files, changes = self._signature(), self._store.changes()
+        if not force and files == self._files and changes == self._changes:
+            return False
+        before = self.version
+        try:
+            document = self._keep_what_needs_a_restart(config_file.read(self.path))
+            self._compile(document)
+        except ConfigError as error:
+            self._refuse(error)
+            if changes != self._changes:
+                self._compile_good_again()
+        else:
+            self.refused = ""
+        self._files, self._changes = files, changes
+        return self.version != before
+
+    def _compile_good_again(self) -> None:
+        """A new key must work although somebody is in the middle of editing the file."""
+        try:
+            self._compile(self._document)
+        except ConfigError as error:
+            self._log.error("keys_refused", str(error))
+
+    def _compile(self, document: Document) -> None:
+        state = State(self._store.all_keys(), self._store.sealed_secrets(), self._store.created_s())
+        book = PriceBook.load(document.config.money.price_files)
+        compiled = compile_snapshot(document, state, book, placement=self._placement)
+        self._say([*self._notes, *compiled.warnings])
+        self._ledger.set_limits(compiled.limits_pico)
+        # Always a new version: a secret's file may have changed, which only its reader sees.
+        self._current = msgspec.structs.replace(compiled.snapshot, version=self._store.next_version())
+        snapshot_file.write(self._places.snapshot, self._current)
+        if document.text != self._document.text or not self._places.good_config.exists():
+            write_private(self._places.good_config, document.text)
+        self._document = document
+
+    def _say(self, warnings: list[str]) -> None:
+        for warning in warnings:
+            if warning not in self.warnings:
+                self._log.warning("config", warning)
+        self.warnings = warnings
+
+    def _refuse(self, error: ConfigError) -> None:
+        if str(error) != self.refused:
+            self.refused = str(error)
+            self.refusals += 1
+            self._log.error("config_refused", str(error))
+
+    def _keep_what_needs_a_restart(self, document: Document) -> Document:
+        config, start = document.config, self._at_start
+        changed = [
+            name
+            for name, before, now in (
+                ("data_dir", start.data_dir, config.data_dir),
+                ("gateway.host", start.gateway.host, config.gateway.host),
+                ("gateway.port", start.gateway.port, config.gateway.port),
+                ("gateway.workers", start.gateway.workers, config.gateway.workers),
+                ("control", start.control, config.control),
+                ("journal", start.journal, config.journal),
+            )
+            if before != now
+        ]
+        self._notes = [
+            f"{self.path}: {name} has changed; it takes effect when `upeti serve` is started again" for name in changed
+        ]
+        kept = msgspec.structs.replace(config, data_dir=start.data_dir, control=start.control, journal=start.journal)
+        return msgspec.structs.replace(document, config=kept)
+
+    def _signature(self) -> _Signature:
+        """Return what is different after any of the files was written or replaced."""
+        signature = []
+        for path in (self.path, *watched_files(self._document)):
+            try:
+                status = Path(path).stat()
+                signature.append((status.st_mtime_ns, status.st_size, status.st_ino))
+            except OSError:
+                signature.append((0, 0, 0))
+        return tuple(signature)
