@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from upeti.core.errors import JournalError
-from upeti.core.events import JOURNAL_VERSION, AttemptOpened, Record, SegmentClosed, SegmentOpened
+from upeti.core.events import (
+    JOURNAL_VERSION,
+    AttemptOpened,
+    AttemptSettled,
+    Outcome,
+    Record,
+    SegmentClosed,
+    SegmentOpened,
+)
 from upeti.journal.blocks import GENESIS, encode_block, instance_dir, segment_path
 
 # A segment that holds little more than its own header is not worth closing for its age.
@@ -175,11 +183,21 @@ class JournalWriter:
                 if self._syncer is not None:
                     self._segments.sync()
         except JournalError as error:
+            self._keep_settlements(records)
             return error
         if carried is not None:
             self._segments.end(final=False)
             self._segments.begin(carried)
         return None
+
+    def _keep_settlements(self, records: list[Record]) -> None:
+        """What was owed before the disk failed is still owed: it goes out with the next block.
+
+        Attempts that could not be opened were not dispatched, so nothing is lost with them; nor can this list grow, as no
+        call gets past its opening while the disk fails.
+        """
+        kept = [r for r in records if isinstance(r, AttemptSettled) and r.outcome is not Outcome.VOIDED]
+        self._records[:0] = kept
 
     def _synced(self, waiters: list[tuple[Waiter, int]], error: JournalError | None) -> None:
         if self._records or self._waiters:

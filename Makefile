@@ -1,0 +1,63 @@
+# One command each. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= $(shell tools/find_python.sh)
+VENV := .venv
+BIN := $(VENV)/bin
+# The host's pip installs into the environment, so that Debian's python3-venv is not needed.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
+LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full check bench bench-quick conformance docs lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## Make the environment in .venv and install everything, by hash
+
+$(VENV)/.ready: $(LOCKS) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-pip"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv --without-pip $(VENV)
+	$(PIP) install --quiet --require-hashes --no-deps $(LOCKS:%=-r %)
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## Start Upeti with a language model on this machine, use it, show the bill
+	@$(BIN)/python examples/demo.py
+
+test: setup ## Run every test (under 10 minutes on 2 cores)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+
+test-full: setup ## The slower proofs too: long kill runs, conformance with OpenAI's own tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(MAKE) conformance
+
+check: setup ## Style, types, import contracts, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/configuration_reference.py --check
+
+bench: setup ## Measure speed and memory beside nginx; writes build/bench.json
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
+
+bench-quick: setup ## The same in about a minute
+	$(BIN)/python -m benchmarks.gateway --quick $(ARGS)
+
+conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
+	$(BIN)/python conformance/run.py
+
+docs: setup ## Write the parts of docs/ that are generated from the code
+	$(BIN)/python tools/configuration_reference.py
+
+lock: ## Write the locked requirements anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" pyproject.toml -o requirements/base.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -c requirements/base.txt requirements/dev.in -o requirements/dev.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --no-deps requirements/embedded.in -o requirements/embedded.txt
+
+clean: ## Remove what was made here, the environment included
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis upeti-data
