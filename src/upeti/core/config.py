@@ -49,7 +49,9 @@ class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "the cost is exact; `cancel` cuts it, and it is posted at its bound as estimated."
         ),
     ] = "drain"
-    header_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request head; longer is answered 431.")] = 65_536
+    header_bytes_max: Annotated[int, Meta(ge=1024, description="Longest request head; longer is answered 431.")] = (
+        65_536
+    )
     body_bytes_max: Annotated[
         int, Meta(ge=1024, description="Longest request body; longer is answered 413. OpenAI takes 50 MB of images.")
     ] = 67_108_864
@@ -59,10 +61,12 @@ class Gateway(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     header_timeout_ms: Annotated[
         Milliseconds, Meta(description="A client must send a whole request within this time once it began one.")
     ] = 30_000
-    idle_timeout_ms: Annotated[Milliseconds, Meta(description="A quiet keep-alive connection is closed after this time.")] = (
-        120_000
+    idle_timeout_ms: Annotated[
+        Milliseconds, Meta(description="A quiet keep-alive connection is closed after this time.")
+    ] = 120_000
+    connections_max: Annotated[int, Meta(ge=1, description="Client connections per worker; more are answered 503.")] = (
+        10_000
     )
-    connections_max: Annotated[int, Meta(ge=1, description="Client connections per worker; more are answered 503.")] = 10_000
     calls_max: Annotated[int, Meta(ge=1, description="Calls in flight per worker; more are answered 503.")] = 8_000
     drain_timeout_ms: Annotated[
         Milliseconds, Meta(description="How long a stopping worker waits for the calls in flight.")
@@ -86,10 +90,12 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "(fsync) before the attempt is dispatched and before the client gets the last byte."
         ),
     ] = "process"
-    segment_bytes: Annotated[int, Meta(ge=65_536, description="A segment file is closed and a new one begun past this size.")] = (
-        67_108_864
-    )
-    segment_seconds: Annotated[int, Meta(ge=1, description="… or past this age, so that closed segments can be turned into Parquet.")] = 300
+    segment_bytes: Annotated[
+        int, Meta(ge=65_536, description="A segment file is closed and a new one begun past this size.")
+    ] = 67_108_864
+    segment_seconds: Annotated[
+        int, Meta(ge=1, description="… or past this age, so that closed segments can be turned into Parquet.")
+    ] = 300
 
 
 class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -133,7 +139,10 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
     api_key: Secret | None = None
     prices: Annotated[
-        str, Meta(description="Which part of the price book applies: `openai`, `azure`, `anthropic`, `local`, or one of your own.")
+        str,
+        Meta(
+            description="Which part of the price book applies: `openai`, `azure`, `anthropic`, `local`, or one of your own."
+        ),
     ] = ""
     api_version: Annotated[
         str, Meta(description="Azure's `api-version`. Empty: Azure's `/openai/v1/` paths, which need none.")
@@ -142,11 +151,16 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dict[str, str], Meta(description="Azure: model name → deployment name, where they differ.")
     ] = msgspec.field(default_factory=dict)
     entra: Annotated[
-        bool, Meta(description="Azure: a bearer token of Microsoft Entra (`pip install upeti[azure]`) in place of `api_key`.")
+        bool,
+        Meta(
+            description="Azure: a bearer token of Microsoft Entra (`pip install upeti[azure]`) in place of `api_key`."
+        ),
     ] = False
     organization: Annotated[str, Meta(description="Sent as `OpenAI-Organization`.")] = ""
     project: Annotated[str, Meta(description="Sent as `OpenAI-Project`.")] = ""
-    ca_file: Annotated[str, Meta(description="PEM file of the authority that signed the endpoint's certificate, if not a public one.")] = ""
+    ca_file: Annotated[
+        str, Meta(description="PEM file of the authority that signed the endpoint's certificate, if not a public one.")
+    ] = ""
     connect_timeout_ms: Annotated[Milliseconds, Meta(description="Time to a connection, TLS included.")] = 5_000
     connections_max: Annotated[int, Meta(ge=1, description="Connections per worker to this endpoint.")] = 10_000
     keepalive_idle_ms: Annotated[
@@ -155,7 +169,9 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     breaker_failures: Annotated[
         int, Meta(ge=1, description="Failures in a row after which the channel is left out for a while.")
     ] = 5
-    breaker_pause_ms: Annotated[Milliseconds, Meta(description="How long it is left out before one call tries it again.")] = 10_000
+    breaker_pause_ms: Annotated[
+        Milliseconds, Meta(description="How long it is left out before one call tries it again.")
+    ] = 10_000
 
 
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,12 +179,24 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     channel: Annotated[Name, Meta(description="Name of a channel.")]
     model: Annotated[str, Meta(description="The provider's model name. Empty or `*`: the name the client sent.")] = ""
-    order: Annotated[int, Meta(ge=0, description="Lower is tried first. Left out: the candidate's place in the file.")] | None = None
-    weight: Annotated[int, Meta(ge=0, description="Share among candidates of the same order; 0 only takes failovers.")] = 1
+    order: (
+        Annotated[int, Meta(ge=0, description="Lower is tried first. Left out: the candidate's place in the file.")]
+        | None
+    ) = None
+    weight: Annotated[
+        int, Meta(ge=0, description="Share among candidates of the same order; 0 only takes failovers.")
+    ] = 1
     output_tokens_max: Annotated[int, Meta(ge=1, description="Output cap put into calls that name none.")] | None = None
-    context_tokens: Annotated[
-        int, Meta(ge=1, description="The model's context window: the bound of input that cannot be counted in bytes (images, files).")
-    ] | None = None
+    context_tokens: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="The model's context window: the bound of input that cannot be counted in bytes (images, files).",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -176,9 +204,15 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[RouteName, Meta(description="The model name that clients send.")]
     candidate: Annotated[tuple[Candidate, ...], Meta(min_length=1, description="In the order in which they are tried.")]
-    deadline_ms: Annotated[Milliseconds, Meta(description="A call must have begun to answer within this time, over all its attempts.")] = 600_000
-    attempt_timeout_ms: Annotated[Milliseconds, Meta(description="Time to the first byte of one attempt; then the next candidate.")] = 600_000
-    stream_idle_ms: Annotated[Milliseconds, Meta(description="Longest silence within an answer before it counts as cut.")] = 120_000
+    deadline_ms: Annotated[
+        Milliseconds, Meta(description="A call must have begun to answer within this time, over all its attempts.")
+    ] = 600_000
+    attempt_timeout_ms: Annotated[
+        Milliseconds, Meta(description="Time to the first byte of one attempt; then the next candidate.")
+    ] = 600_000
+    stream_idle_ms: Annotated[
+        Milliseconds, Meta(description="Longest silence within an answer before it counts as cut.")
+    ] = 120_000
     attempts_max: Annotated[int, Meta(ge=1, le=16, description="Attempts of one call over all candidates.")] = 4
 
 
@@ -190,7 +224,9 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     project: Annotated[str, Meta(description="A part of the tenant.")] = ""
     sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key, in hex.")] = ""
     secret: Secret | None = None
-    limit: Annotated[str, Meta(description="What the key may spend in all, in USD, as a decimal string. Empty: no limit.")] = ""
+    limit: Annotated[
+        str, Meta(description="What the key may spend in all, in USD, as a decimal string. Empty: no limit.")
+    ] = ""
     routes: Annotated[tuple[str, ...], Meta(description="Routes the key may use. Empty: all.")] = ()
     feature: Annotated[str, Meta(description="Feature of calls that carry no tag.")] = ""
 
@@ -198,7 +234,9 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`upeti.toml`."""
 
-    data_dir: Annotated[str, Meta(description="Where the journal, the state and the events are kept. Relative to the file.")] = "upeti-data"
+    data_dir: Annotated[
+        str, Meta(description="Where the journal, the state and the events are kept. Relative to the file.")
+    ] = "upeti-data"
     gateway: Gateway = msgspec.field(default_factory=Gateway)
     control: Control = msgspec.field(default_factory=Control)
     journal: Journal = msgspec.field(default_factory=Journal)

@@ -1,18 +1,18 @@
 """Every error Upeti itself gives, as a tree of named values. Messages name the cure.
 
-    UpetiError
-    ├── ConfigError            the configuration is wrong: file, line, cure
-    ├── JournalError           the journal is damaged or unreadable
-    └── CallError              one call is refused or failed; mapped to the wire once, in wire/error_body
-        ├── BadRequest             400  the request itself is wrong
-        ├── Unauthenticated        401
-        ├── Forbidden              403
-        ├── NotFound               404
-        ├── TooLarge               413, 431
-        ├── BudgetExceeded         429  a limit would be overspent
-        ├── Overloaded             503  a limit of this gateway was reached
-        ├── UpstreamFailed         502  no candidate answered
-        └── DeadlineExceeded       504
+UpetiError
+├── ConfigError            the configuration is wrong: file, line, cure
+├── JournalError           the journal is damaged or unreadable
+└── CallError              one call is refused or failed; mapped to the wire once, in wire/error_body
+    ├── BadRequest             400  the request itself is wrong
+    ├── Unauthenticated        401
+    ├── Forbidden              403
+    ├── NotFound               404
+    ├── TooLarge               413, 431
+    ├── BudgetExceeded         429  a limit would be overspent
+    ├── Overloaded             503  a limit of this gateway was reached
+    ├── UpstreamFailed         502  no candidate answered
+    └── DeadlineExceeded       504
 """
 
 from __future__ import annotations

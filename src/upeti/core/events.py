@@ -32,7 +32,7 @@ class SegmentOpened(msgspec.Struct, frozen=True, array_like=True, tag="segment")
     instance: str  # e.g. "w0-5f0c…": one process from start to end
     number: int  # of the segment, from 0
     at_ns: int
-    carried: tuple["AttemptOpened", ...] = ()  # attempts opened in an earlier segment and not settled yet
+    carried: tuple[AttemptOpened, ...] = ()  # attempts opened in an earlier segment and not settled yet
 
 
 class AttemptOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened", gc=False):
