@@ -185,14 +185,12 @@ def _running(name: str, command: list[str], environment: dict[str, str] | None =
             if process.poll() is not None:
                 raise PartMissingError(f"the {name} has died: see {log.name}")
         finally:
-            # The whole group: npm's starter hands over to a child of its own.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                os.killpg(process.pid, signal.SIGKILL)  # npm's starter may leave its child behind
+            process.wait()
 
 
 def _wait_until_answers(url: str, name: str, process: Process) -> None:
