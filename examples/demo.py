@@ -23,7 +23,6 @@ from typing import Any
 from openai import OpenAI
 from rich.console import Console
 from rich.panel import Panel
-from rich.table import Table
 
 UPETI = Path(sys.executable).with_name("upeti")
 READY_S = 120  # the model's weights are 93 MB: a cold disk takes a while
@@ -104,16 +103,19 @@ def main() -> int:
         with console.status("Starting Upeti and the language model …"):
             wait_ready(address, server, directory / "upeti.log")
         keys = {tenant: make_key(config, tenant) for tenant in dict.fromkeys(prompt[0] for prompt in PROMPTS)}
-        console.print(f"Upeti answers at [bold]{address}/v1[/]; the model is SmolLM2-135M on this machine, one CPU thread.\n")
+        console.print(
+            f"Upeti answers at [bold]{address}/v1[/]; the model is SmolLM2-135M on this machine, one CPU thread.\n"
+        )
         with console.status("The first answer …"):
             wait_answer(address, next(iter(keys.values())))
         for tenant, feature, streamed, prompt in PROMPTS:
-            ask(console, OpenAI(base_url=f"{address}/v1", api_key=keys[tenant]), tenant, feature, streamed, prompt)
-        for currency in ("USD", "IDR"):
-            bill = [UPETI, "bill", "--config", config, "--by", "tenant,feature,model", "--currency", currency]
-            console.print(f"\n[bold]$ upeti bill --by tenant,feature,model --currency {currency}[/]")
+            client = OpenAI(base_url=f"{address}/v1", api_key=keys[tenant])
+            ask(console, client, config, tenant, feature, streamed, prompt)
+        for options in ((), ("--currency", "IDR")):
+            command = ["bill", "--by", "tenant,feature,model", *options]
+            console.print(f"\n[bold]$ upeti {' '.join(command)}[/]")
             sys.stdout.flush()
-            subprocess.run(bill, check=True)
+            subprocess.run([UPETI, *command, "--config", config], check=True)
     except BaseException:
         stop(server.pid)
         raise
@@ -156,7 +158,11 @@ def free_port() -> int:
 def start(config: Path, directory: Path) -> subprocess.Popen[bytes]:
     with (directory / "upeti.log").open("wb") as log:
         server = subprocess.Popen(
-            [UPETI, "serve", "--config", config], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [UPETI, "serve", "--config", config],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     (directory / "upeti.pid").write_text(str(server.pid))
     return server
@@ -213,14 +219,29 @@ def wait_answer(address: str, key: str) -> None:
 
 
 def make_key(config: Path, tenant: str) -> str:
-    command = [UPETI, "keys", "create", "--config", config, "--tenant", tenant, "--project", "demo", "--limit", "1.00", "--json"]
+    command = [
+        UPETI,
+        "keys",
+        "create",
+        "--config",
+        config,
+        "--tenant",
+        tenant,
+        "--project",
+        "demo",
+        "--limit",
+        "1.00",
+        "--json",
+    ]
     return str(json.loads(subprocess.run(command, check=True, capture_output=True).stdout)["key"])
 
 
-def ask(console: Console, client: OpenAI, tenant: str, feature: str, streamed: bool, prompt: str) -> None:
+def ask(console: Console, client: OpenAI, config: Path, tenant: str, feature: str, streamed: bool, prompt: str) -> None:
     headers = {"x-upeti-feature": feature}
     messages: Any = [{"role": "user", "content": prompt}]
-    console.print(f"[bold]{tenant} · {feature}[/]{' · streamed' if streamed else ''}\n[dim]{prompt}[/]", highlight=False)
+    console.print(
+        f"[bold]{tenant} · {feature}[/]{' · streamed' if streamed else ''}\n[dim]{prompt}[/]", highlight=False
+    )
     if streamed:
         raw = client.chat.completions.with_raw_response.create(
             model="assistant",
@@ -237,7 +258,8 @@ def ask(console: Console, client: OpenAI, tenant: str, feature: str, streamed: b
             if chunk.choices and chunk.choices[0].delta.content:
                 console.print(chunk.choices[0].delta.content, end="", style="green", highlight=False, markup=False)
         console.print()
-        cost = f"at most {raw.headers['x-upeti-cost-max']}"
+        # A stream's cost is known at its end, so its head could not say it: the journal does.
+        cost = recorded_cost(config, raw.headers["x-request-id"])
     else:
         whole = client.chat.completions.with_raw_response.create(
             model="assistant", messages=messages, max_tokens=40, temperature=0, extra_headers=headers
@@ -248,17 +270,19 @@ def ask(console: Console, client: OpenAI, tenant: str, feature: str, streamed: b
         cost = whole.headers["x-upeti-cost"]
         raw = whole
     assert usage is not None
-    table = Table.grid(padding=(0, 3))
-    table.add_row(
-        f"input {usage.prompt_tokens}",
-        f"output {usage.completion_tokens}",
+    parts = (
+        f"input {usage.prompt_tokens} · output {usage.completion_tokens} tokens",
         f"cost {cost} {raw.headers['x-upeti-currency']}",
-        f"left {raw.headers['x-upeti-budget-left']}",
         raw.headers["x-request-id"],
-        style="cyan",
     )
-    console.print(table)
+    console.print("   ".join(parts), style="cyan", highlight=False, soft_wrap=True)
     console.print()
+
+
+def recorded_cost(config: Path, call_id: str) -> str:
+    command = [UPETI, "calls", "--config", config, "--call-id", call_id, "--json"]
+    calls = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return str(calls[0]["cost"])
 
 
 if __name__ == "__main__":
