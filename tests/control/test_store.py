@@ -17,7 +17,9 @@ from alembic.script import ScriptDirectory
 
 from upeti.control import store as store_module
 from upeti.control import tables
-from upeti.control.store import HEAD, STATE_FILE, KeyRow, Store, StoreError
+from upeti.control.keys import KeyRow
+from upeti.control.places import STATE_FILE
+from upeti.control.store import HEAD, Store, StoreError
 
 
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:

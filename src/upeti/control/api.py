@@ -14,10 +14,10 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from upeti import __version__
-from upeti.control.key_making import KeyRequest, make_key
+from upeti.control.keys import KeyRequest, KeyRow, make_key
 from upeti.control.ledger import Ledger
 from upeti.control.metrics import CONTENT_TYPE
-from upeti.control.store import KeyRow, Store, StoreError
+from upeti.control.store import Store, StoreError
 from upeti.core.amount import decimal_text
 from upeti.core.errors import ConfigError
 

@@ -19,7 +19,7 @@ import msgspec
 
 from upeti.control.config_file import Document
 from upeti.control.config_rules import Problem
-from upeti.control.store import KeyRow
+from upeti.control.keys import KeyRow
 from upeti.core.amount import parse_pico
 from upeti.core.config import Candidate, Channel
 from upeti.core.errors import ConfigError

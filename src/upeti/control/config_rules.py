@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from upeti.control.places import Places
 from upeti.core.amount import AmountError, parse_pico
 from upeti.core.config import Channel, Config, Control, Key
 
 # sun_path of a Unix socket's address is 108 bytes with its closing zero (unix(7)).
 SOCKET_PATH_BYTES_MAX: Final = 107
-KEEPER_SOCKET: Final = Path("run") / "keeper.sock"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def _gateway(config: Config) -> Iterator[Problem]:
     if gateway.default_channel and gateway.default_channel not in names:
         what = f"there is no channel `{gateway.default_channel}`"
         yield Problem("gateway.default_channel", what, _choose(gateway.default_channel, names, "[[channel]]"))
-    socket = Path(config.data_dir) / KEEPER_SOCKET
+    socket = Places(Path(config.data_dir)).socket
     if len(bytes(socket)) > SOCKET_PATH_BYTES_MAX:
         what = f"data_dir is too long: its Unix socket {socket} has {len(bytes(socket))} bytes"
         yield Problem("data_dir", what, f"choose one so that it has at most {SOCKET_PATH_BYTES_MAX}")

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine, Iterator
@@ -33,6 +32,7 @@ from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics
 from upeti.control.places import Places, TakenError
+from upeti.control.ports import hold
 from upeti.control.recovery import Recovery
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
@@ -74,6 +74,7 @@ class Keeper:
         self.store = Store(self.places.data_dir, durable=durable)
         self.ledger = Ledger(self.store)
         self.placement = placement or _placement_of(document)
+        self._held = placement is not None  # the supervisor holds the ports of a placement
         self.snapshots = Snapshots(document, self.places, self.store, self.ledger, self.placement, self.log)
         self.snapshots.refused = refused
         self.metrics = Metrics()
@@ -98,7 +99,7 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_signal_handler(signal.SIGHUP, self.refresh)
-        control = _listen(self.placement.control_host, self.placement.control_port)
+        control = hold(self.placement.control_host, self.placement.control_port, "[control] port", ours=self._held)
         host, port = control.getsockname()[:2]
         self.places.control_address.write_text(f"{host}:{port}\n")
         await asyncio.to_thread(self.snapshots.first, resume=self._resume)
@@ -295,20 +296,6 @@ def _control_server(keeper: Keeper) -> uvicorn.Server:
 def _placement_of(document: config_file.Document) -> Placement:
     gateway, control = document.config.gateway, document.config.control
     return Placement(gateway.host, gateway.port, control.host, control.port, gateway.workers)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises ``ConfigError`` when the port is taken."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        raise ConfigError(
-            f"the control port {host}:{port} cannot be had ({error.strerror}); choose another in [control] port"
-        ) from None
-    return listener
 
 
 async def serve(config: Path, placement: Placement | None, resume: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""Making a client key: 256 random bits that are shown once, and the row that knows their digest."""
+"""Client keys: 256 random bits that are shown once, and the row that knows their digest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Final
 
 import msgspec
 
-from upeti.control.store import KeyRow
 from upeti.core.amount import AmountError, parse_pico
 from upeti.core.config import Name
 from upeti.core.errors import ConfigError
@@ -19,6 +18,21 @@ from upeti.core.errors import ConfigError
 KEY_PREFIX: Final = "upeti-"
 _SPAN: Final = re.compile(r"(\d+)([hdw])")
 _SPAN_S: Final = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """A client key as the state keeps it: never the key, only its digest."""
+
+    id: str
+    sha256: str  # hex
+    tenant: str
+    project: str = ""
+    feature: str = ""
+    routes: tuple[str, ...] = ()  # empty: all
+    limit_pico: int | None = None
+    created_ns: int = 0
+    expires_ns: int = 0  # 0: never
+    revoked_ns: int = 0  # 0: not revoked
 
 
 class KeyRequest(msgspec.Struct, frozen=True):

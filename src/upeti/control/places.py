@@ -6,10 +6,13 @@ import fcntl
 import os
 import secrets
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from upeti.core.errors import UpetiError
+
+STATE_FILE: Final = "state.sqlite3"
 
 
 class TakenError(UpetiError):

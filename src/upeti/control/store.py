@@ -20,9 +20,10 @@ import msgspec
 from sqlalchemy import Connection, Engine, create_engine, delete, event, exc, insert, select, update
 
 from upeti.control import tables
+from upeti.control.keys import KeyRow
+from upeti.control.places import STATE_FILE
 from upeti.core.errors import UpetiError
 
-STATE_FILE: Final = "state.sqlite3"
 HEAD: Final = "0001"  # the newest migration; a test holds it equal to the scripts
 
 # Writers hold the lock for milliseconds; a wait this long means that one of them hangs.
@@ -32,21 +33,6 @@ _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 
 class StoreError(UpetiError):
     """The state cannot do what was asked. The message names the cure."""
-
-
-class KeyRow(msgspec.Struct, frozen=True):
-    """A client key as the state keeps it: never the key, only its digest."""
-
-    id: str
-    sha256: str  # hex
-    tenant: str
-    project: str = ""
-    feature: str = ""
-    routes: tuple[str, ...] = ()  # empty: all
-    limit_pico: int | None = None
-    created_ns: int = 0
-    expires_ns: int = 0  # 0: never
-    revoked_ns: int = 0  # 0: not revoked
 
 
 class Store:

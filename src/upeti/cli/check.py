@@ -1,0 +1,44 @@
+"""`upeti check`: is the configuration right?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from upeti.cli.options import CONFIG_FILE, ConfigOption
+
+
+def check(config: ConfigOption = None) -> None:
+    """Check the configuration; say what is wrong, with line and cure.
+
+    Exit status 2 when something is wrong.
+    Warnings, such as a secret that is not set in this shell, are printed and leave it at 0.
+    """
+    from upeti.control import config_file
+    from upeti.control.compile import State, compile_snapshot
+    from upeti.control.places import STATE_FILE
+    from upeti.money.price_book import PriceBook
+
+    document = config_file.read(config or Path(CONFIG_FILE))
+    state = State()
+    if (Path(document.config.data_dir) / STATE_FILE).exists():
+        from upeti.control.store import Store
+
+        store = Store(Path(document.config.data_dir))
+        state = State(store.all_keys(), store.sealed_secrets())
+    book = PriceBook.load(document.config.money.price_files)
+    compiled = compile_snapshot(document, state, book)
+    for warning in compiled.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    snapshot = compiled.snapshot
+    counts = (
+        _count(len(snapshot.channels), "channel"),
+        _count(len(snapshot.routes), "route"),
+        _count(len(snapshot.keys), "key"),
+    )
+    typer.echo(f"OK: {document.path}: {', '.join(counts)}")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

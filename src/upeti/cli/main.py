@@ -1,0 +1,109 @@
+"""`upeti`: the commands by name.
+
+Only the command that is called is imported: `upeti --help` and a typing mistake cost no database, no report
+library. An error of ours is one message on stderr, with its cure, and exit status 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+
+from upeti import __version__
+from upeti.core.errors import UpetiError
+
+EXIT_ERROR: Final = 2
+
+
+class Command(NamedTuple):
+    """Where a command is, and the line that the list of commands shows of it."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS: Final = {
+    "init": Command("upeti.cli.init", "init", "Write a commented configuration file."),
+    "check": Command("upeti.cli.check", "check", "Check the configuration; say what is wrong, with line and cure."),
+    "serve": Command("upeti.cli.serve", "serve", "Start Upeti: workers, keeper and embedded providers."),
+    "keys": Command("upeti.cli.keys", "keys_app", "Make, list and revoke client keys."),
+    "secrets": Command("upeti.cli.secrets", "secrets_app", "Store provider secrets, encrypted."),
+    "bill": Command(
+        "upeti.cli.bill",
+        "bill",
+        "Print the bill: calls, tokens and exact costs, with what is estimated and what has no price.",
+    ),
+    "calls": Command(
+        "upeti.cli.calls",
+        "calls",
+        "List attempts, newest first: who called, what answered, how it ended, what it cost.",
+    ),
+    "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run `upeti`; ends with ``SystemExit``."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # For completion the shell asks about any of them.
+    called = None if "_UPETI_COMPLETE" in os.environ else next((word for word in given if word in COMMANDS), "")
+    try:
+        build(called)(given, prog_name="upeti")
+    except UpetiError as error:
+        print(f"upeti: {error}", file=sys.stderr)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # `upeti calls | head`: nobody reads on. Python would complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def build(called: str | None) -> typer.Typer:
+    """Return the application with the command ``called`` in full, the others by name; all in full for None."""
+    app = typer.Typer(
+        help="A gateway between your apps and the model providers you pay: exact bills, limits that hold.",
+        no_args_is_help=True,
+        rich_markup_mode=None,  # Rich takes longer to load than everything else together
+        pretty_exceptions_enable=False,  # a plain trace; the pretty one prints locals, which may be secrets
+    )
+    app.callback()(_options)
+    for name, command in COMMANDS.items():
+        if called not in (None, name):
+            app.command(name, help=command.summary)(_elsewhere)
+            continue
+        found: Any = getattr(import_module(command.module), command.attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _elsewhere() -> None:
+    raise AssertionError("a command that was not called was run")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"upeti {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `upeti` itself."""
+
+
+if __name__ == "__main__":
+    main()
