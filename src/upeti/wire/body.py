@@ -8,6 +8,8 @@ provider reads the same model and cap that were priced.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from upeti.core.errors import BadRequest
@@ -30,17 +32,14 @@ class BodyFields(msgspec.Struct):
     stream_options: StreamOptions | None = None
     service_tier: str | None = None
     speed: str | None = None  # Anthropic's name of a tier
-    metadata: msgspec.Raw | None = None
+    metadata: Any = None  # not `Raw | None`: msgspec reads that as null only
     previous_response_id: str | None = None
-    conversation: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None  # legacy completions: a list of texts is as many calls
+    conversation: Any = None
+    prompt: Any = None  # legacy completions: a list of texts is as many calls
 
 
 _decoder = msgspec.json.Decoder(BodyFields)
 _first_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_strings = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_list = msgspec.json.Decoder(list[msgspec.Raw])
-_text = msgspec.json.Decoder(str)
 
 
 def decode_fields(body: bytes) -> BodyFields:
@@ -59,23 +58,16 @@ def decode_fields(body: bytes) -> BodyFields:
         raise BadRequest("invalid_json", "The request body is nested too deeply.") from None
 
 
-def metadata_tags(raw: msgspec.Raw | None) -> tuple[str, str]:
+def metadata_tags(metadata: Any) -> tuple[str, str]:
     """Return (feature, task) from OpenAI `metadata`: keys ``upeti_feature``/``feature`` and ``upeti_task``/``task``."""
-    if raw is None:
-        return "", ""
-    try:
-        values = _strings.decode(raw)
-    except msgspec.MsgspecError:
+    if not isinstance(metadata, dict):
         return "", ""
 
     def text(*names: str) -> str:
         for name in names:
-            value = values.get(name)
+            value = metadata.get(name)
             if value is not None:
-                try:
-                    return _text.decode(value)
-                except msgspec.MsgspecError:
-                    return ""
+                return value if isinstance(value, str) else ""
         return ""
 
     return text("upeti_feature", "feature"), text("upeti_task", "task")
@@ -85,13 +77,9 @@ def choices_of(fields: BodyFields) -> int:
     """Return how many answers the provider will write and bill for this body."""
     choices = max(fields.n or 1, fields.best_of or 1)
     prompt = fields.prompt
-    if prompt is not None and (text := bytes(prompt)).startswith(b"["):
-        first = text[1:].lstrip()[:1]
-        if first in (
-            b'"',
-            b"[",
-        ):  # a list of texts, or of token lists; a single token list starts with a digit
-            choices *= max(1, len(_list.decode(prompt)))
+    # A list of texts, or of token lists, is as many prompts; a list of numbers is one.
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list):
+        choices *= len(prompt)
     return choices
 
 
