@@ -94,18 +94,29 @@ def _install_client() -> None:
     if _current(mark, requirements):
         return
     shutil.rmtree(BUILD / "venv", ignore_errors=True)
-    _run(sys.executable, "-m", "venv", BUILD / "venv")
-    _run(BUILD / "venv" / "bin" / "pip", "install", "-q", "--require-hashes", "-r", requirements)
+    _run(sys.executable, "-m", "venv", "--without-pip", BUILD / "venv")
+    _run(
+        *_pip(), "--python", BUILD / "venv" / "bin" / "python", "install", "-q", "--require-hashes", "-r", requirements
+    )
     _leave(mark, requirements)
+
+
+def _pip() -> list[str]:
+    """The host's pip: an environment need not have one of its own (Debian's python3-venv brings it)."""
+    for python in (sys.executable, getattr(sys, "_base_executable", sys.executable)):
+        found = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
+        if found.returncode == 0:
+            return [python, "-m", "pip", "--disable-pip-version-check"]
+    raise PartMissingError("pip is not installed: apt-get install python3-pip")
 
 
 def _unpack_tests() -> Path:
     archive = BUILD / f"openai-{CLIENT_VERSION}.tar.gz"
     folder = BUILD / f"openai-{CLIENT_VERSION}"
     if not archive.exists():
-        pip = BUILD / "venv" / "bin" / "pip"
         # Only this package: its build tools come as wheels, which pip wants to read its metadata.
-        _run(pip, "download", "-q", "--no-binary", "openai", "--no-deps", "-d", BUILD, f"openai=={CLIENT_VERSION}")
+        source = ("--no-binary", "openai", "--no-deps", f"openai=={CLIENT_VERSION}")
+        _run(*_pip(), "download", "-q", "-d", BUILD, *source)
     if hashlib.sha256(archive.read_bytes()).hexdigest() != CLIENT_SHA256:
         archive.unlink()
         raise PartMissingError(f"{archive.name} is not the one that was tried: run again, or change CLIENT_SHA256")

@@ -16,7 +16,7 @@ from upeti.gateway.paths import Target
 from upeti.gateway.snapshot import Caller
 from upeti.money.price import Price, bound_of
 from upeti.wire.body import BodyFields, choices_of, decode_fields, edit, has_input_elsewhere, metadata_tags
-from upeti.wire.wires import OTHER
+from upeti.wire.wires import OTHER, RESPONSES
 
 if TYPE_CHECKING:
     from upeti.gateway.gateway import Gateway
@@ -129,7 +129,7 @@ class Call:
                 raise BadRequest("invalid_content_type", "Send the body as `Content-Type: application/json`.")
             fields = decode_fields(self.body)
             self.model = fields.model or target.model
-            if not self.model:
+            if not self.model and wire is not RESPONSES:  # there a stored prompt may name it
                 raise BadRequest("missing_model", "The body names no model: add `model`.", param="model")
         self.fields = fields
         self.way = view.way(caller, target, self.model)

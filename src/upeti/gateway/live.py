@@ -185,7 +185,7 @@ class LiveView:
 
     def _find_way(self, caller: Caller, target: Target, model: str) -> Way:
         route = (self.routes.get(model) or self.routes.get("*")) if model else None
-        if route is None and target.wire is not OTHER:
+        if route is None and model and target.wire is not OTHER:
             known = ", ".join(sorted(name for name in self.routes if name != "*")[:20])
             raise NotFound(
                 "model_not_found",
