@@ -82,7 +82,7 @@ def openai_meters(usage: Usage) -> Meters | None:
         details, out_details = usage.input_tokens_details, usage.output_tokens_details
     elif usage.seconds is not None and usage.seconds >= 0:
         # OpenAI bills whole seconds, rounded up ("usage.type": "duration").
-        return {m.AUDIO_SECONDS: -int(-usage.seconds // 1)}
+        return _consistent({m.AUDIO_SECONDS: -int(-usage.seconds // 1)})
     else:
         return None
     meters = {m.INPUT: read}
