@@ -35,7 +35,7 @@ typedef enum { HEAD, LENGTH, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER, UNTIL_C
 
 typedef struct connection {
     int fd;
-    bool busy, connecting;
+    bool busy;
     state state;
     char head[HEAD_MAX];
     size_t head_size;
@@ -231,6 +231,14 @@ static int take(connection *c, const char *data, size_t size) {
     return 0;
 }
 
+/* Take a connection out of the idle ones and open it anew. */
+static void close_idle(connection *c) {
+    connection **place = &idle;
+    while (*place && *place != c) place = &(*place)->next_idle;
+    if (*place) *place = c->next_idle;
+    lost(c);
+}
+
 static void read_answer(connection *c) {
     static char data[READ_BYTES];
     ssize_t got = recv(c->fd, data, sizeof data, 0);
@@ -244,21 +252,19 @@ static void read_answer(connection *c) {
         if (ended == 1) {
             const char *close_wanted = header(c, "connection");
             finish(c, true);
-            if (close_wanted && !strncasecmp(close_wanted, "close", 5)) {
-                idle = c->next_idle; /* it was just put there */
-                lost(c);
-            }
+            if (close_wanted && !strncasecmp(close_wanted, "close", 5)) close_idle(c);
             return;
         }
     }
-    if (!c->busy) { /* closed, or talking, while idle: take it out of the idle ones */
-        for (connection **place = &idle; *place; place = &(*place)->next_idle)
-            if (*place == c) {
-                *place = c->next_idle;
-                break;
-            }
+    if (got == 0 && c->busy && c->state == UNTIL_CLOSE) {
+        finish(c, true);
+        close_idle(c);
+        return;
     }
-    lost(c);
+    if (c->busy)
+        lost(c);
+    else /* closed, or talking out of turn */
+        close_idle(c);
 }
 
 /* ---- the run -------------------------------------------------------------------------------------------- */
