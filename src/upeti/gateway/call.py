@@ -9,7 +9,6 @@ import re
 from typing import TYPE_CHECKING
 
 from upeti.core.errors import BadRequest
-from upeti.gateway.auth import identify
 from upeti.gateway.fiber import Fiber
 from upeti.gateway.live import Lane, LiveView, Way
 from upeti.gateway.paths import Target
@@ -119,7 +118,7 @@ class Call:
         view = self.view
         self.target = target
         self.feature = self.task = ""
-        self.caller = caller = identify(headers, view.keys, now_ns)
+        self.caller = caller = view.caller(headers, now_ns)
         wire = target.wire
         if wire is OTHER:
             fields = self._read_other()
@@ -226,4 +225,7 @@ class Call:
         include_usage = self.asks_usage_for_us
         if model is None and not cap_field and not include_usage:
             return self.body
-        return edit(self.body, model=model, cap_field=cap_field, cap=lane.cap, include_usage=include_usage)
+        named = self.fields.model is not None
+        return edit(
+            self.body, model=model, named=named, cap_field=cap_field, cap=lane.cap, include_usage=include_usage
+        )

@@ -39,7 +39,14 @@ async def exchange(call: Call) -> None:
         if target.is_models:
             call.client.send_json(200, relay.models_body(call), call.id)
             return
-        await _serve(call)
+        call.deadline_s = call.received_s + call.way.deadline_s
+        lanes: Sequence[Lane] = call.way.lanes
+        if len(lanes) > 1:
+            now_s = gateway.loop.time()
+            lanes = plan(lanes, lambda lane: lane.channel.breaker.usable(now_s), gateway.draw)
+        failure = await _attempt(call, lanes[0])
+        if failure is not None:
+            await _go_on(call, lanes, failure)
     except CallError as error:
         if call.caller is not None:
             _note_refusal(call, error)
@@ -47,37 +54,32 @@ async def exchange(call: Call) -> None:
     except JournalError as error:
         gateway.log.error("journal", str(error))
         call.client.send_error(Overloaded("journal_unavailable", "The gateway cannot record calls now."), call.id)
-    except ClientLeft:
+    except (ClientLeft, TimedOut):  # nobody to answer, or the worker stops and has waited long enough
         call.client.abort()
 
 
-async def _serve(call: Call) -> None:
-    gateway, way = call.gateway, call.way
-    call.deadline_s = call.received_s + way.deadline_s
-    lanes: Sequence[Lane] = way.lanes
-    if len(lanes) > 1:
-        now_s = gateway.loop.time()
-        lanes = plan(lanes, lambda lane: lane.channel.breaker.usable(now_s), gateway.draw)
-    failure: Failure | None = None
+async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
+    """The first candidate did not answer: try the others, then what may be tried again, while attempts are left."""
+    attempts_max = call.way.route.attempts_max
+    again = [lanes[0]] if failure.again else []
+    left = list(lanes[1:])
     pause_s = _BACK_OFF_S
-    while lanes:
-        again: list[Lane] = []
-        for lane in lanes:
-            if call.attempts >= way.route.attempts_max:
-                again.clear()
+    while True:
+        for lane in left:
+            if call.attempts >= attempts_max:
                 break
             new = await _attempt(call, lane)
             if new is None:
                 return
-            if failure is None or new.rank >= failure.rank:
+            if new.rank >= failure.rank:
                 failure = new
             if new.again:
                 again.append(lane)
-        lanes = again
-        if lanes:
-            await _pause(call, pause_s)
-            pause_s *= 2
-    assert failure is not None
+        left, again = again, []
+        if not left or call.attempts >= attempts_max:
+            break
+        await _pause(call, pause_s)
+        pause_s *= 2
     if failure.answer is not None:
         relay.give_back(call, failure.answer)
     elif failure.error is not None:
@@ -102,6 +104,7 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
             if not gateway.holds.place(purses, bound_pico):
                 call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
                 await gateway.holds.place_with_more(purses, bound_pico)
+                call.fiber.deadline = NEVER_S
     except TimedOut:
         return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
     except CallError as error:
@@ -176,7 +179,17 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         attempt.sent = True
         reply.begin(request, gateway.limits.answer_bytes_max)
         await reply
-        return await relay.relay(call, lane, attempt, reply, sent_s)
+        if reply.status >= 400:
+            return await relay.refused(call, lane, attempt, reply, sent_s)
+        channel.breaker.succeeded()
+        if not reply.complete or (call.stream and not reply.is_json):
+            await relay.stream(call, lane, attempt, reply, sent_s)
+        else:
+            fiber.deadline = NEVER_S  # the provider is done; what is left to wait for is the disk
+            answer = relay.settle_whole(call, lane, attempt, reply, sent_s)
+            await gateway.journal
+            relay.give_back(call, answer)
+        return None
     except UpstreamError as error:
         channel.breaker.failed(gateway.loop.time())
         attempt.settle(_ENDED_BY_KIND.get(error.kind, Ended.NOT_SENT))

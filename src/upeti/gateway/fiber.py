@@ -27,7 +27,7 @@ class Parking(Protocol):
 
 
 class Fiber:
-    """Runs one coroutine; calls ``on_end(fiber, error or None)`` once when it is over."""
+    """Runs one coroutine at a time; calls ``on_end(fiber, error or None)`` when one is over."""
 
     __slots__ = ("_coroutine", "_interrupted", "_on_end", "_running", "_ticket", "deadline", "owner")
 
@@ -47,6 +47,7 @@ class Fiber:
     def start(self, coroutine: Coroutine[Parking, Any, None]) -> None:
         """Run ``coroutine`` up to its first wait."""
         self._coroutine = coroutine
+        self.deadline = NEVER_S
         self._step(None, None)
 
     def resume(self, ticket: int, value: object = None) -> None:

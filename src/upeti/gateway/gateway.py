@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from upeti.core.errors import ConfigError, NotFound, Overloaded
-from upeti.core.events import AttemptOpened
 from upeti.gateway import live, snapshot
 from upeti.gateway.call import Call
 from upeti.gateway.entra import token_source
 from upeti.gateway.failure import TimedOut
 from upeti.gateway.fiber import Fiber
-from upeti.gateway.holds import Holds
+from upeti.gateway.holds import Attempt, Holds
 from upeti.gateway.keeper_client import KeeperClient
 from upeti.gateway.keeper_link import LeaseGrant
 from upeti.gateway.log import Log
@@ -54,7 +53,7 @@ class Gateway:
         self.metrics = WorkerMetrics()
         self.connections: set[ClientConnection] = set()
         self.fibers: set[Fiber] = set()
-        self.open_attempts: dict[tuple[int, int], AttemptOpened] = {}
+        self.open_attempts: set[Attempt] = set()
         self.draining = False
         self._snapshot_path = data_dir / "run" / "snapshot.msgpack"
         first = self._read_snapshot()
@@ -66,7 +65,7 @@ class Gateway:
             self.instance,
             loop=loop,
             now_ns=self.now_ns,
-            open_attempts=lambda: tuple(self.open_attempts.values()),
+            open_attempts=lambda: tuple([attempt.opened for attempt in self.open_attempts]),
             durable=first.journal.durability == "power",
             segment_bytes=first.journal.segment_bytes,
             segment_seconds=first.journal.segment_seconds,

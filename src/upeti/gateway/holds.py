@@ -244,7 +244,7 @@ class Holds:
 class Recorder(Protocol):
     """What an attempt needs of its worker."""
 
-    open_attempts: dict[tuple[int, int], AttemptOpened]
+    open_attempts: set[Attempt]
     journal: JournalWriter
     metrics: WorkerMetrics
     loop: asyncio.AbstractEventLoop
@@ -277,7 +277,7 @@ class Attempt:
         self.outcome: Outcome | None = None
         self.cost_pico = 0
         self._gateway = gateway
-        gateway.open_attempts[opened.call, opened.attempt] = opened
+        gateway.open_attempts.add(self)
         gateway.journal.append(opened)
 
     def settle(
@@ -306,7 +306,7 @@ class Attempt:
             purse.held -= bound_pico
             purse.lease -= cost_pico
             purse.posted += cost_pico
-        del gateway.open_attempts[opened.call, opened.attempt]
+        gateway.open_attempts.discard(self)
         status = 0
         first_byte_us = total_us = -1
         if reply is not None:

@@ -7,14 +7,14 @@ over, so that a new price does not close a connection.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 from upeti import __version__
 from upeti.core.errors import BadRequest, NotFound
 from upeti.gateway import secrets
-from upeti.gateway.auth import check_route
+from upeti.gateway.auth import check_route, identify
 from upeti.gateway.health import Breaker
 from upeti.gateway.paths import Target
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
@@ -172,6 +172,22 @@ class LiveView:
         self.routes = snapshot.routes
         self.refuse_unpriced = snapshot.unpriced == "refuse"
         self._ways: dict[tuple[str, Target, str], Way] = {}
+        self._callers: dict[bytes, Caller] = {}
+
+    def caller(self, headers: Mapping[bytes, bytes], now_ns: int) -> Caller:
+        """Return who calls, by the key in ``headers``. Raises ``Unauthenticated``.
+
+        A bearer key that was found once is found without being hashed again, as long as this view lives.
+        """
+        bearer = headers.get(b"authorization", b"")
+        caller = self._callers.get(bearer)
+        if caller is None or caller.expires_ns:
+            caller = identify(headers, self.keys, now_ns)
+            if bearer:
+                if len(self._callers) >= _REMEMBERED_MAX:
+                    self._callers.clear()
+                self._callers[bearer] = caller
+        return caller
 
     def way(self, caller: Caller, target: Target, model: str) -> Way:
         """Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with this key), ``BadRequest`` (not this API)."""

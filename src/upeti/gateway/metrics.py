@@ -5,7 +5,7 @@ A worker adds; the keeper sums over workers and answers a scrape.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from typing import Final
 
 from upeti.core.events import AttemptSettled
@@ -29,6 +29,8 @@ LATENCY_BUCKETS_S: Final = (
     300.0,
 )
 
+_EDGES_US: Final = [int(edge * 1e6) for edge in LATENCY_BUCKETS_S]
+
 HELP: Final = {
     "upeti_calls_total": ("counter", "Calls answered, by status class."),
     "upeti_attempts_total": ("counter", "Attempts settled, by channel and outcome."),
@@ -51,15 +53,23 @@ class Histogram:
         self.counts = [0] * (len(LATENCY_BUCKETS_S) + 1)
         self.total = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
-        self.total += seconds
+    def add(self, times_us: list[int]) -> None:
+        """Count many at once: sorting them and finding the edges costs a tenth of finding each one's bucket."""
+        times_us.sort()
+        below = 0
+        for bucket, edge_us in enumerate(_EDGES_US):
+            up_to = bisect_right(times_us, edge_us)
+            self.counts[bucket] += up_to - below
+            below = up_to
+        self.counts[-1] += len(times_us) - below
+        self.total += sum(times_us) / 1e6
+        times_us.clear()
 
 
 class ChannelMetrics:
     """What one channel did in this worker."""
 
-    __slots__ = ("cost_pico", "first_byte", "outcomes", "seconds", "tokens")
+    __slots__ = ("cost_pico", "first_byte", "first_bytes_us", "outcomes", "seconds", "tokens", "totals_us")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = {}
@@ -67,6 +77,8 @@ class ChannelMetrics:
         self.cost_pico = 0
         self.seconds = Histogram()
         self.first_byte = Histogram()
+        self.totals_us: list[int] = []  # not yet in the histograms
+        self.first_bytes_us: list[int] = []
 
 
 class WorkerMetrics:
@@ -94,8 +106,8 @@ class WorkerMetrics:
                 for meter, quantity in record.meters.items():
                     tokens[meter] = tokens.get(meter, 0) + quantity
             if record.total_us >= 0:
-                metrics.seconds.add(record.total_us / 1e6)
-                metrics.first_byte.add(record.first_byte_us / 1e6)
+                metrics.totals_us.append(record.total_us)
+                metrics.first_bytes_us.append(record.first_byte_us)
 
     def samples(self) -> dict[str, float]:
         """Return sample name (labels included) → value."""
@@ -112,6 +124,8 @@ class WorkerMetrics:
             for meter, count in metrics.tokens.items():
                 values[f'upeti_tokens_total{{channel="{channel}",meter="{meter}"}}'] = count
             values[f'upeti_cost_usd_total{{channel="{channel}"}}'] = metrics.cost_pico / 10**12
+            metrics.seconds.add(metrics.totals_us)
+            metrics.first_byte.add(metrics.first_bytes_us)
             _histogram(values, "upeti_attempt_seconds", channel, metrics.seconds)
             _histogram(values, "upeti_first_byte_seconds", channel, metrics.first_byte)
         return values

@@ -20,7 +20,7 @@ from upeti.gateway.fiber import NEVER_S
 from upeti.gateway.headers import answer_headers, provider_request_id
 from upeti.gateway.holds import Attempt, Ended
 from upeti.gateway.live import Lane
-from upeti.gateway.upstream import JSON, UpstreamConnection, UpstreamError
+from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 from upeti.wire.error_body import error_code
 from upeti.wire.sse import EventStream, OpaqueStream
 from upeti.wire.usage import usage_of_answer
@@ -33,39 +33,17 @@ _NOT_THE_SAME_AGAIN: Final = frozenset({429})
 _INFLATED_MAX: Final = 64 * 1024 * 1024  # a body that grows beyond this is not read for its usage
 
 
-async def relay(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Failure | None:
-    """Pass the answer on. Returns a failure when another candidate may still answer."""
-    if reply.status >= 400:
-        return await _refused(call, lane, attempt, reply, sent_s)
-    lane.channel.breaker.succeeded()
-    headers = reply.headers
-    if not reply.complete or (call.stream and not headers.get(b"content-type", b"").startswith(JSON)):
-        await _stream(call, lane, attempt, reply, sent_s)
-        return None
-    call.fiber.deadline = NEVER_S  # the provider is done; what is left to wait for is the disk
-    body = reply.whole_body()
+def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Answer:
+    """Settle an attempt whose whole answer is there. The caller waits for the journal, then gives the answer back."""
+    body, headers = reply.whole_body(), reply.headers
     usage = usage_of_answer(body if b"content-encoding" not in headers else _inflated(body, headers))
     request_id = provider_request_id(headers)
-    attempt.settle(
-        Ended.ANSWERED,
-        call.target.wire.meters(usage) if usage is not None else None,
-        reply,
-        sent_s,
-        request_id,
-    )
-    await call.gateway.journal
-    call.client.send_answer(
-        reply.status,
-        headers.get(b"content-type", b""),
-        _settled_headers(call, lane, attempt, request_id) + answer_headers(headers),
-        body,
-    )
-    return None
+    meters = call.target.wire.meters(usage) if usage is not None else None
+    attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id)
+    return Answer(attempt, lane, reply.status, headers, request_id, body)
 
 
-async def _refused(
-    call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float
-) -> Failure | None:
+async def refused(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Failure | None:
     """An error of the provider: settle it; give it back, or let the next candidate try."""
     status, channel = reply.status, lane.channel
     body = await _whole(reply, call.gateway.limits.answer_bytes_max)
@@ -104,17 +82,18 @@ async def _whole(reply: UpstreamConnection, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-async def _stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> None:
+async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> None:
     client, fiber, journal = call.client, call.fiber, call.gateway.journal
     headers = reply.headers
     request_id = provider_request_id(headers)
     content_type = headers.get(b"content-type", b"")
     readable = content_type.startswith(b"text/event-stream") and b"content-encoding" not in headers
-    stream: EventStream = call.target.wire.stream(call.asks_usage_for_us) if readable else OpaqueStream()
+    events: EventStream = call.target.wire.stream(call.asks_usage_for_us) if readable else OpaqueStream()
     ours = _held_headers(call, lane, attempt, request_id) + answer_headers(headers)
     client.begin_stream(reply, content_type, ours, None if readable else _length(headers))
     idle_s = call.way.stream_idle_s
     time = call.gateway.loop.time
+    last = b""
     try:
         while True:
             if not client.paused:
@@ -122,22 +101,24 @@ async def _stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConne
             data = await reply.read()
             if not data:
                 break
-            data = stream.feed(data)
-            if data:
+            data = events.feed(data)
+            if reply.complete:
+                last = data  # goes out with the end, in one write
+            elif data:
                 client.send_part(data)
     except (UpstreamError, TimedOut) as error:
         fiber.deadline = NEVER_S
         lane.channel.breaker.failed(time())
-        stream.finish()
+        events.finish()
         cut = isinstance(error, UpstreamError)
-        meters = stream.meters() if stream.exact else None
+        meters = events.meters() if events.exact else None
         attempt.settle(Ended.CUT if cut else Ended.TIMED_OUT, meters, reply, sent_s, request_id)
         await journal
         client.break_stream(_broken(cut), call.id, events=readable)
         return
     fiber.deadline = NEVER_S
-    rest = stream.finish()
-    attempt.settle(Ended.ANSWERED, stream.meters(), reply, sent_s, request_id)
+    rest = last + events.finish()
+    attempt.settle(Ended.ANSWERED, events.meters(), reply, sent_s, request_id)
     await journal
     client.end_stream(rest)
 

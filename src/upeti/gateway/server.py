@@ -74,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         "_call",
         "_chunked",
         "_closing",
+        "_fiber",
         "_gateway",
         "_head",
         "_headers",
@@ -105,6 +106,7 @@ class ClientConnection(asyncio.Protocol):
         self._closing = False
         self._paused_reading = False
         self._call: Call | None = None
+        self._fiber = Fiber(gateway.ended, self)  # of one call after the other
         self._waiting: deque[Call | CallError] = deque()
         self._reply: UpstreamConnection | None = None
         self._streaming = False
@@ -242,15 +244,17 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._broken:
             return
-        parser, body, gateway = self._parser, self._body, self._gateway
+        parser, body, headers = self._parser, self._body, self._headers
+        keep_alive = parser.should_keep_alive()
         call = Call(
             parser.get_method(),
             self._url,
-            self._headers,
+            headers,
             body[0] if len(body) == 1 else b"".join(body),
-            parser.should_keep_alive(),
-            parser.get_http_version() == "1.0",
-            gateway.loop.time(),
+            keep_alive,
+            # Only HTTP/1.0 ends the connection without saying so, or says that it does not.
+            (not keep_alive or b"connection" in headers) and parser.get_http_version() == "1.0",
+            self._gateway.loop.time(),
         )
         body.clear()
         self._url = b""
@@ -301,7 +305,7 @@ class ClientConnection(asyncio.Protocol):
             self.send_error(Overloaded("too_many_calls", full), call.id)
             return
         call.view = gateway.view
-        call.fiber = fiber = Fiber(gateway.ended, self)
+        call.fiber = fiber = self._fiber
         gateway.fibers.add(fiber)
         fiber.start(exchange(call))
 
@@ -470,7 +474,7 @@ class ClientConnection(asyncio.Protocol):
         if head:
             self._head = b""
         if self._chunked:
-            self._transport.write(b"%b%x\r\n%b\r\n" % (head, len(data), data))
+            self._transport.write(b"".join((head, b"%x\r\n" % len(data), data, b"\r\n")))
         else:
             self._transport.write(head + data)
 
@@ -479,9 +483,12 @@ class ClientConnection(asyncio.Protocol):
         call = self._call
         assert call is not None
         if not self.gone:
-            if self._chunked:
-                rest = b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest) if rest else b"0\r\n\r\n"
-            self._transport.write(self._head + rest)
+            if not self._chunked:
+                self._transport.write(self._head + rest)
+            elif rest:
+                self._transport.write(b"".join((self._head, b"%x\r\n" % len(rest), rest, b"\r\n0\r\n\r\n")))
+            else:
+                self._transport.write(self._head + b"0\r\n\r\n")
         self._end_call(call)
 
     def break_stream(self, error: CallError, call_id: str, *, events: bool) -> None:

@@ -32,9 +32,6 @@ class UpstreamError(UpetiError):
         self.sent = sent
 
 
-JSON = b"application/json"
-
-
 class UpstreamConnection(asyncio.Protocol):
     """One connection; also the answer being read on it."""
 
@@ -116,7 +113,11 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         if self._bytes > self._whole_max:
             return True
-        return not self.headers.get(b"content-type", b"").startswith(JSON)
+        return not self.is_json
+
+    @property
+    def is_json(self) -> bool:
+        return self.headers.get(b"content-type", b"").startswith(b"application/json")
 
     async def read(self) -> bytes:
         """Return what of the body has come since, waiting for some; empty at the end. Raises ``UpstreamError``."""

@@ -8,6 +8,7 @@ provider reads the same model and cap that were priced.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -40,6 +41,22 @@ class BodyFields(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(BodyFields)
 _first_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TOO_DEEP = "The request body is nested too deeply."
+
+
+# Parts whose tokens are not in the body's bytes: fetched by address or by id, or decoded by the provider.
+_INPUT_ELSEWHERE = (
+    b'"image_url"',
+    b'"input_image"',
+    b'"input_audio"',
+    b'"input_file"',
+    b'"file_id"',
+    b'"file"',
+    b'"source"',
+    b'"container"',
+)
+# No encoder escapes the letters of these names; a body that does hides one of them.
+_ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[1-9a-fA-F]|7[0-9aA])")
 
 
 def decode_fields(body: bytes) -> BodyFields:
@@ -55,7 +72,7 @@ def decode_fields(body: bytes) -> BodyFields:
     except UnicodeDecodeError as error:
         raise BadRequest("invalid_utf8", f"The request body is not UTF-8: byte {error.start} cannot be read.") from None
     except RecursionError:
-        raise BadRequest("invalid_json", "The request body is nested too deeply.") from None
+        raise BadRequest("invalid_json", _TOO_DEEP) from None
 
 
 def metadata_tags(metadata: Any) -> tuple[str, str]:
@@ -87,32 +104,32 @@ def has_input_elsewhere(body: bytes, fields: BodyFields) -> bool:
     """Whether the provider will read input that the body's length does not bound."""
     if fields.previous_response_id is not None or fields.conversation is not None:
         return True
-    # Parts whose tokens are not in the body's bytes: fetched by address or by id, or decoded by the provider. Written out
-    # because every call pays for it.
-    return (
-        b'"image_url"' in body
-        or b'"input_image"' in body
-        or b'"input_audio"' in body
-        or b'"input_file"' in body
-        or b'"file_id"' in body
-        or b'"file"' in body
-        or b'"source"' in body
-        or b'"container"' in body
-    )
+    if b"\\u00" in body and _ESCAPED_LETTER.search(body):
+        return True
+    # Every part that is not plain text, and every tool, has a type.
+    return b'"type"' in body and any(mark in body for mark in _INPUT_ELSEWHERE)
 
 
 def edit(
-    body: bytes, *, model: str | None = None, cap_field: str = "", cap: int = 0, include_usage: bool = False
+    body: bytes,
+    *,
+    model: str | None = None,
+    named: bool = False,
+    cap_field: str = "",
+    cap: int = 0,
+    include_usage: bool = False,
 ) -> bytes:
     """Return ``body`` with the model renamed, an output cap added and stream usage asked for, as wanted.
 
-    ``model=None`` leaves the name; ``cap_field=""`` adds no cap (only call it for a body that has none).
+    ``model=None`` leaves the name; ``named`` says that the body has one at its first level, so that a nested key of
+    that name is not mistaken for it; ``cap_field=""`` adds no cap (only call it for a body that has none). Raises
+    ``BadRequest`` for a body that can only be edited by taking it apart, and is nested too deeply for that.
     """
     if model is None and not cap_field and not include_usage:
         return body
     if (
-        b"\\u" in body  # a key may be written with escapes: "mod\u0065l"
-        or (model is not None and body.count(b'"model"') != 1)
+        (b"\\u00" in body and _ESCAPED_LETTER.search(body))  # a key may be written with escapes: "mod\u0065l"
+        or (model is not None and not (named and body.count(b'"model"') == 1))
         or (include_usage and b'"stream_options"' in body)
         or (cap_field and f'"{cap_field}"'.encode() in body)
     ):
@@ -151,7 +168,10 @@ def _splice_model(body: bytes, model: str) -> bytes | None:
 
 
 def _edit_first_level(body: bytes, model: str | None, cap_field: str, cap: int, include_usage: bool) -> bytes:
-    values = _first_level.decode(body)
+    try:
+        values = _first_level.decode(body)
+    except RecursionError:  # it was read, but with more of the stack left than here
+        raise BadRequest("invalid_json", _TOO_DEEP) from None
     if model is not None:
         values["model"] = msgspec.Raw(msgspec.json.encode(model))
     if cap_field:
