@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -229,3 +229,6 @@ class FakeWorker:
     async def close(self) -> None:
         self._writer.close()
         await self._writer.wait_closed()
+
+
+Connect = Callable[..., Awaitable[FakeWorker]]

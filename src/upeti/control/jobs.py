@@ -49,7 +49,9 @@ def main() -> int:
     arguments = parser.parse_args()
     os.nice(_NICENESS)
     try:
-        Places(arguments.data_dir).lock("projection")
+        places = Places(arguments.data_dir)
+        places.make()
+        places.lock("projection")
         project(arguments.data_dir, arguments.keeper)
     except TakenError:
         return 0  # it is being done

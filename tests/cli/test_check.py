@@ -1,0 +1,100 @@
+"""`upeti check`: OK, warnings, or all that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from upeti.cli.main import main
+
+CONFIG = """\
+data_dir = "data"
+[[channel]]
+name = "openai"
+kind = "openai_compatible"
+api_key = "env:UPETI_TEST_NONE"
+[[route]]
+name = "gpt-4.1"
+candidate = [{ channel = "openai", model = "gpt-4.1" }]
+[[key]]
+id = "k1"
+tenant = "acme"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+"""
+
+
+def check(path: Path, text: str) -> int:
+    path.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "--config", str(path)])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "upeti.toml"
+
+
+def test_ok_with_a_warning_for_what_this_shell_lacks(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(path, CONFIG) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"OK: {path}: 1 channel, 1 route, 1 key\n"
+    assert printed.err == (
+        f"warning: {path}:5: channel `openai`: the environment variable UPETI_TEST_NONE is not set; "
+        "set it where Upeti is started\n"
+    )
+    assert not (path.parent / "data").exists()
+
+
+def test_ok_without_warning(path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPETI_TEST_NONE", "x")
+    assert check(path, CONFIG) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_all_that_is_wrong(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = CONFIG.replace('channel = "openai", model', 'channel = "opena", model').replace('000"', '00"')
+    assert check(path, text.replace("data_dir", "data_dri")) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        f"upeti: {path}:1: unknown field `data_dri`; did you mean `data_dir`?",
+        f"{path}:12: key[0].sha256: this text does not have the right form; "
+        "write 64 lower-case hex digits: `printf %s KEY | sha256sum`",
+    ]
+    assert check(path, text.replace('00"', '000"')) == 2
+    assert capsys.readouterr().err == (
+        f"upeti: {path}:8: route `gpt-4.1`: there is no channel `opena`; did you mean `openai`?\n"
+    )
+
+
+def test_a_model_without_a_price_is_a_warning(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(path, CONFIG.replace('model = "gpt-4.1"', 'model = "gpt-new"')) == 0
+    assert (
+        f"{path}:8: `gpt-new` of channel `openai` has no price in the part `openai` of the price book: its calls "
+        "are refused; add a row in a file of `[money] price_files`"
+    ) in capsys.readouterr().err
+
+
+def test_a_broken_price_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices = path.parent / "prices.toml"
+    prices.write_text("part = 'x'\n[[price]]\n")
+    assert check(path, CONFIG + "[money]\nprice_files = ['prices.toml']\n") == 2
+    assert f"upeti: {prices}" in capsys.readouterr().err
+
+
+def test_keys_of_the_state_count(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path.write_text(CONFIG)
+    with pytest.raises(SystemExit):
+        main(["keys", "create", "--tenant", "acme", "--config", str(path)])
+    capsys.readouterr()
+    assert check(path, CONFIG) == 0
+    assert "2 keys" in capsys.readouterr().out
+
+
+def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["check"])
+    assert capsys.readouterr().err == "upeti: upeti.toml: there is no such file; `upeti init` makes one\n"
