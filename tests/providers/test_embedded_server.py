@@ -92,9 +92,7 @@ def test_streams_and_gives_usage_when_asked(url: str) -> None:
 
 
 def test_answers_completions_and_responses(url: str) -> None:
-    completion = json.loads(
-        post(f"{url}/completions", {"model": "m", "prompt": "Once upon", "max_tokens": 3})
-    )
+    completion = json.loads(post(f"{url}/completions", {"model": "m", "prompt": "Once upon", "max_tokens": 3}))
     assert completion["choices"][0]["text"]
     assert completion["usage"]["completion_tokens"] == 3
     response = json.loads(post(f"{url}/responses", {"model": "m", "input": "Hello", "max_output_tokens": 3}))
@@ -116,9 +114,7 @@ def test_embeds(url: str) -> None:
     )
     assert len(rain) == 576
     assert sum(a * a for a in rain) == pytest.approx(1.0, abs=1e-3)
-    assert sum(a * b for a, b in zip(rain, wet, strict=True)) > sum(
-        a * b for a, b in zip(rain, tax, strict=True)
-    )
+    assert sum(a * b for a, b in zip(rain, wet, strict=True)) > sum(a * b for a, b in zip(rain, tax, strict=True))
 
 
 def test_an_embedding_takes_the_whole_batch_and_no_more(url: str) -> None:
@@ -155,9 +151,7 @@ def test_it_dies_with_its_parent() -> None:
         f"child = subprocess.Popen([sys.executable, *{COMMAND!r}, '--port', '0', '--context', '64'])\n"
         "time.sleep(60)\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, "-c", parent_code], env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    parent = subprocess.Popen([sys.executable, "-c", parent_code], env=environment(), stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child_pid = json.loads(parent.stdout.readline())["pid"]
     parent.kill()

@@ -168,9 +168,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(prog="python -m upeti.providers.embedded_server", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument(
-        "--model", default=MODEL_DEFAULT, help=f"{', '.join(PACKAGED_MODELS)} or a .gguf file"
-    )
+    parser.add_argument("--model", default=MODEL_DEFAULT, help=f"{', '.join(PACKAGED_MODELS)} or a .gguf file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=2, help="answers generated at the same time")
     parser.add_argument("--context", type=int, default=4096, help="tokens of context of each of them")
@@ -188,9 +186,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parent_pid = os.getppid()
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # while llama.cpp loads, Python's own handler would have to wait
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while llama.cpp loads, Python's own handler would have to wait
     die_with_parent(parent_pid)
     try:
         serve(options)
