@@ -41,6 +41,7 @@ check: setup ## Style, types, import contracts, generated docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/configuration_reference.py --check
+	$(BIN)/python tools/generated_docs.py --check
 
 bench: setup ## Measure speed and memory beside nginx; writes build/bench.json
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
@@ -53,6 +54,7 @@ conformance: setup ## OpenAI's own client tests, directly and through the gatewa
 
 docs: setup ## Write the parts of docs/ that are generated from the code
 	$(BIN)/python tools/configuration_reference.py
+	$(BIN)/python tools/generated_docs.py
 
 lock: ## Write the locked requirements anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \

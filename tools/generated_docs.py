@@ -1,0 +1,132 @@
+"""Writes the parts of docs/ that are generated from the code: ``make docs``. With ``--check``: fails when one is out of date.
+
+- docs/commands.md: every command with its options, from the command line's own definitions
+- docs/errors.md: every error code that a client can meet, from the places that raise it
+- docs/architecture.md: the table of endings, between its two comments
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import typer.main
+
+from upeti.cli.main import build
+from upeti.core import errors
+from upeti.gateway.holds import ENDINGS, Ended, Rule
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+ENDED_MEANS = {
+    Ended.ANSWERED: "the provider answered",
+    Ended.REFUSED: "the provider answered with an error that it does not bill",
+    Ended.REFUSED_UNSURE: "… with an error that it may bill: its own time-out, Azure's content filter",
+    Ended.NOT_SENT: "no connection, or given up before anything was sent",
+    Ended.LOST: "sent, and the connection closed without an answer",
+    Ended.TIMED_OUT: "no answer, or silence within it, past the deadline",
+    Ended.CUT: "the provider stopped within its answer",
+    Ended.GARBAGE: "the answer cannot be read",
+    Ended.CLIENT_LEFT: "the client left and the answer was not read to its end (`client_left = \"cancel\"`)",
+    Ended.CRASHED: "a fault of ours",
+}
+RULE_MEANS = {Rule.METERS: "`meters`", Rule.NOTHING: "posted at zero", Rule.VOID: "voided"}
+
+
+def commands() -> str:
+    lines = ["# Commands", "", "Generated from the code by `make docs`. `upeti COMMAND --help` says the same.", ""]
+    root = typer.main.get_command(build(None))
+
+    def add(command: object, path: str) -> None:
+        children = getattr(command, "commands", None)
+        if children:
+            for name in children:
+                if not children[name].hidden:
+                    add(children[name], f"{path} {name}")
+            return
+        lines.extend([f"## `{path}`", "", *paragraphs(command.help), ""])  # type: ignore[attr-defined]
+        rows = []
+        for parameter in command.params:  # type: ignore[attr-defined]
+            if getattr(parameter, "hidden", False) or parameter.name == "help":
+                continue
+            names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+            if parameter.param_type_name == "argument":
+                names = f"`{parameter.name.upper()}`"
+            rows.append(f"| {names} | {(getattr(parameter, 'help', None) or '').replace('|', '/')} |")
+        if rows:
+            lines.extend(["| option | meaning |", "|---|---|", *rows, ""])
+
+    add(root, "upeti")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def paragraphs(text: str | None) -> list[str]:
+    return [" ".join(part.split()) for part in (text or "").split("\n\n") if part.strip()]
+
+
+def error_codes() -> list[tuple[str, int, str]]:
+    """Return (code, status, type) of every ``CallError`` raised in the gateway and the wire, found in the source."""
+    classes = {name: value for name, value in vars(errors).items() if isinstance(value, type)}
+    found = set()
+    for folder in ("gateway", "wire"):
+        for path in sorted((ROOT / "src" / "upeti" / folder).glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+                    continue
+                kind = classes.get(node.func.id)
+                if kind is None or not issubclass(kind, errors.CallError) or not node.args:
+                    continue
+                code = node.args[0]
+                status = next((word.value for word in node.keywords if word.arg == "status"), None)
+                if isinstance(code, ast.Constant):
+                    number = status.value if isinstance(status, ast.Constant) else kind.status
+                    found.add((str(code.value), int(number), kind.kind))
+    return sorted(found, key=lambda row: (row[1], row[0]))
+
+
+def error_page() -> str:
+    lines = [
+        "# Errors of the gateway",
+        "",
+        "Generated from the code by `make docs`. The body has OpenAI's shape (Anthropic's on `/v1/messages`); `message` names the",
+        "cure, `request_id` is the call. A provider's own error is given back as it came and is not in this list.",
+        "",
+        "| code | HTTP status | type |",
+        "|---|---|---|",
+        *(f"| `{code}` | {status} | `{kind}` |" for code, status, kind in error_codes()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def architecture() -> str:
+    page = (DOCS / "architecture.md").read_text()
+    head, begin, rest = page.partition("<!-- endings: ")
+    comment, arrow, rest = rest.partition("-->\n")
+    _, end, tail = rest.partition("<!-- /endings -->")
+    rows = [f"| `{ended}` | {ENDED_MEANS[ended]} | {RULE_MEANS[ENDINGS[ended]]} |" for ended in Ended]
+    table = "\n".join(["| ended | what happened | settled by |", "|---|---|---|", *rows])
+    return f"{head}{begin}{comment}{arrow}{table}\n{end}{tail}"
+
+
+PAGES = {"commands.md": commands, "errors.md": error_page, "architecture.md": architecture}
+
+
+def main() -> int:
+    stale = []
+    for name, make in PAGES.items():
+        path = DOCS / name
+        text = make()
+        if not path.exists() or path.read_text() != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(text)
+    if stale and "--check" in sys.argv:
+        print(f"out of date in docs/: {', '.join(stale)}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
