@@ -134,7 +134,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="`https://api.openai.com/v1`, `https://NAME.openai.azure.com`, `https://api.anthropic.com`. "
-            "Left out for `embedded`."
+            "Empty: OpenAI's or Anthropic's own; Azure needs one; `embedded` has one by itself."
         ),
     ] = ""
     api_key: Secret | None = None
