@@ -48,7 +48,7 @@ _WATCH_S: Final = 0.5  # a new key works, and a changed file is seen, within thi
 _REAP_S: Final = 0.5
 _REAP_FIRST_S: Final = 5.0
 _REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
-_STRANGERS_S: Final = 60.0
+_STRANGERS_S: Final = 5.0  # until what a worker left that died before the keeper knew of it is posted
 _PROJECT_S: Final = 60.0
 _LOCK_WAIT_S: Final = 10.0  # how long an earlier keeper that is stopping is waited for
 
@@ -119,6 +119,7 @@ class Keeper:
         await self.desk.settle()
         self.links.close()
         await self._reap()  # workers that were stopped before this keeper
+        await self._close_strangers()
         server.should_exit = True
         await asyncio.sleep(0)
         for task in self._tasks:
@@ -205,9 +206,12 @@ class Keeper:
 
     async def _take_strangers(self) -> None:
         while True:
-            for instance in await self._loop.run_in_executor(self._recovering, self.recovery.strangers):
-                await self._close(instance)
+            await self._close_strangers()
             await asyncio.sleep(_STRANGERS_S)
+
+    async def _close_strangers(self) -> None:
+        for instance in await self._loop.run_in_executor(self._recovering, self.recovery.strangers):
+            await self._close(instance)
 
     async def _close(self, instance: Instance) -> None:
         try:

@@ -21,9 +21,8 @@ from upeti.journal.reader import InstanceFold, instances
 from upeti.journal.recovery import recover
 from upeti.journal.writer import SyncJournal
 
-# A worker makes its directory and opens its first file at once; this much later an unopened one is a dead
-# one's.
-_STARTING_S = 5.0
+# A worker that goes on to its next segment has none open for some microseconds: it is looked at twice.
+_LOOK_AGAIN_S = 0.05
 
 
 class Recovery:
@@ -52,14 +51,18 @@ class Recovery:
         They ended before they could say hello, or the state is younger than the journal.
         """
         known = self._ledger.closed_instances() | {each.instance for each in self._ledger.instances()}
-        found = []
-        for directory in instances(self._data_dir):
-            name = directory.name
-            if name.startswith(KEEPER_PREFIX) or name in known or name in self.damaged:
-                continue
-            if time.time() - directory.stat().st_mtime > _STARTING_S and not holds_open(directory):
-                found.append(Instance(name, worker=-1, pid=0, process=""))
-        return found
+        unknown = [
+            directory
+            for directory in instances(self._data_dir)
+            if not directory.name.startswith(KEEPER_PREFIX) and directory.name not in known | self.damaged.keys()
+        ]
+        # A directory without a file is that of a worker that is starting, or died then: nothing was opened in it.
+        unheld = [directory for directory in unknown if any(directory.iterdir()) and not holds_open(directory)]
+        if unheld:
+            time.sleep(_LOOK_AGAIN_S)
+        return [
+            Instance(directory.name, worker=-1, pid=0, process="") for directory in unheld if not holds_open(directory)
+        ]
 
     def close(self, instance: Instance) -> int:
         """Read the journal of a dead ``instance`` to its end and close it; return how many attempts were
