@@ -28,7 +28,7 @@ gateway's `host`, `port`, `workers` and TLS files, and new `embedded` channels n
 <!-- Generated from src/upeti/core/config.py by tools/configuration_reference.py: change it there. -->
 """
 # In the order in which one reads them; the path is how a table is written.
-SECTIONS = [
+SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("", config.Config),
     ("[gateway]", config.Gateway),
     ("[control]", config.Control),
@@ -66,7 +66,7 @@ def _rows(kind: type[msgspec.Struct]) -> Iterator[str]:
 
 
 def _default_of(field: msgspec.structs.FieldInfo) -> Any:
-    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()  # type: ignore[misc,operator]
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
 
 
 def _shown(value: Any) -> str:
