@@ -1,0 +1,166 @@
+"""The documentation is true: its links lead somewhere, its commands exist, its examples run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer.main
+
+from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
+from upeti.cli.main import build
+from upeti.core.config import Channel, Route
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "conformance" / "README.md"]
+ANTHROPIC = """
+[[channel]]
+name = "anthropic-sim"
+kind = "anthropic"
+base_url = "http://127.0.0.1:{port}"
+api_key = "env:UPETI_TEST_KEY"
+prices = "sim"
+
+[[route]]
+name = "claude-sonnet-4-5"
+candidate = [{{ channel = "anthropic-sim" }}]
+"""
+
+
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """Yield (page, text) of every fenced block of a language."""
+    for page in PAGES:
+        for text in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+            yield page.name, text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_page_is_linked_from_another() -> None:
+    texts = {page: page.read_text() for page in PAGES}
+    for page in PAGES[1:]:
+        if "decisions" in page.parts:
+            continue  # linked as a folder
+        assert any(page.name in text for other, text in texts.items() if other != page), f"nothing links to {page.name}"
+
+
+def command_lines() -> list[str]:
+    lines = []
+    for _, text in blocks("sh"):
+        for line in text.splitlines():
+            line = line.partition("  #")[0].strip()
+            if line.startswith("upeti "):
+                lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("line", sorted(set(command_lines())))
+def test_commands_in_the_docs_exist(line: str) -> None:
+    command = typer.main.get_command(build(None))
+    words = shlex.split(line)[1:]
+    while words and hasattr(command, "commands") and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    assert not hasattr(command, "commands") or words == ["--version"], f"{line}: there is no command {words[:1]}"
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    for word in words:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in names | {"--help"}, f"{line}: there is no option {word}"
+
+
+def test_every_command_is_in_the_reference() -> None:
+    reference = (ROOT / "docs" / "commands.md").read_text()
+    for name in typer.main.get_command(build(None)).commands:  # type: ignore[attr-defined]
+        assert f"`upeti {name}" in reference
+
+
+def test_settings_in_the_docs_are_right() -> None:
+    found = 0
+    for page, text in blocks("toml"):
+        settings = tomllib.loads(text)
+        for name, kind in (("channel", Channel), ("route", Route)):
+            for one in settings.pop(name, []):
+                msgspec.convert(one, kind)  # raises with the field's name
+                found += 1
+        assert not settings, f"{page}: a block with {list(settings)} is checked nowhere"
+    assert found
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    script = ROOT / "tools" / "configuration_reference.py"
+    assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def upeti(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpetiProcess]:
+    with upeti_process(tmp_path_factory.mktemp("docs"), CONFIG + ANTHROPIC) as process:
+        process.start()
+        yield process
+
+
+@pytest.mark.parametrize(
+    ("example", "model"),
+    [("openai_client.py", "m"), ("azure_client.py", "m"), ("anthropic_client.py", "claude-sonnet-4-5")],
+)
+def test_examples_run(upeti: UpetiProcess, example: str, model: str) -> None:
+    environment = os.environ | {
+        "OPENAI_BASE_URL": f"{upeti.gateway}/v1",
+        "OPENAI_API_KEY": KEY,
+        "AZURE_OPENAI_ENDPOINT": upeti.gateway,
+        "AZURE_OPENAI_API_KEY": KEY,
+        "ANTHROPIC_BASE_URL": upeti.gateway,
+        "ANTHROPIC_API_KEY": KEY,
+    }
+    command = [sys.executable, ROOT / "examples" / example, model]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip()
+
+
+@pytest.mark.parametrize(("page", "text"), list(blocks("python")))
+def test_python_in_the_docs_runs(upeti: UpetiProcess, page: str, text: str) -> None:
+    text = (
+        text.replace("http://127.0.0.1:8080", upeti.gateway)
+        .replace("upeti-…", KEY)
+        .replace("upeti-data", str(upeti.data_dir))
+    )
+    ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, f"{page}: {ran.stderr}"
+    assert ran.stdout.strip()
+
+
+def test_the_demo_runs(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "examples" / "demo.py", "--stop", "--directory", tmp_path / "demo"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    bill = [
+        sys.executable,
+        "-m",
+        "upeti.cli.main",
+        "bill",
+        "--by",
+        "tenant",
+        "--json",
+        "--data-dir",
+        tmp_path / "demo" / "data",
+    ]
+    lines = json.loads(subprocess.run(bill, capture_output=True, text=True, check=True).stdout)["lines"]
+    assert {line["tenant"]: line["calls"] for line in lines} == {
+        "warung": 4,
+        "pasar": 3,
+    }  # one call warmed the model up
+    assert all(line["unpriced"] == 0 and line["estimated"] == "0" for line in lines)
+    assert "USD = 16100 IDR" in ran.stdout
