@@ -28,22 +28,22 @@ class _Chunk(msgspec.Struct):
     usage: Usage | None = None
 
 
-class _ResponseBody(msgspec.Struct):
+class _Body(msgspec.Struct):
     usage: Usage | None = None
 
 
 class _ResponseEvent(msgspec.Struct):
     type: str = ""
-    response: _ResponseBody | None = None
+    response: _Body | None = None
 
 
-class _Message(msgspec.Struct):
-    usage: Usage | None = None
+class _Stop(msgspec.Struct):
+    stop_reason: str | None = None
 
 
 class _MessageEvent(msgspec.Struct):
-    type: str = ""
-    message: _Message | None = None
+    message: _Body | None = None
+    delta: _Stop | None = None
     usage: Usage | None = None
 
 
@@ -53,20 +53,27 @@ _message_event = msgspec.json.Decoder(_MessageEvent)
 
 _USAGE = b'"usage"'
 _END_BYTES_MAX = 256
+_LINE_READS_MAX = (
+    32  # of 256 KB at most; then the event is put together as far as it is there, and its length looked at
+)
+_RESPONSE_EVENT = b"event: response."
+_RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
+_RESPONSE_END_EVENTS = tuple(f"event: {name}".encode() for name in _RESPONSE_ENDS)
 _T = TypeVar("_T")
 
 
 class EventStream:
     """One stream, of one wire. Subclasses say what its events mean."""
 
-    __slots__ = ("_held", "_partial", "exact", "usage")
+    __slots__ = ("_held", "_line", "_partial", "exact", "usage")
 
     end_mark = b""  # how the event that ends the stream begins
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
         self.exact = False  # whether the usage read is the final one, even if the stream should be cut now
-        self._partial = b""
+        self._partial = b""  # of an event that is not whole yet
+        self._line: list[bytes] = []  # the reads since, while they are parts of one long line
         self._held: list[bytes] | None = None  # not None once the end has begun
 
     @property
@@ -80,8 +87,10 @@ class EventStream:
             self._held.append(data)
             return b""
         if self._partial:
-            data = self._partial + data
-            self._partial = b""
+            if b"\n" not in data and len(self._line) < _LINE_READS_MAX:
+                self._line.append(data)  # put together once, when the line's end is there
+                return b""
+            data = self._begun() + data
         if not data.endswith(b"\n\n") and not data.endswith(b"\r\n\r\n"):
             end = _last_event_end(data)
             if len(data) - end <= EVENT_BYTES_MAX:
@@ -95,11 +104,17 @@ class EventStream:
         self._held = [data[end:]]
         return data[:end]
 
+    def _begun(self) -> bytes:
+        """Take out what there is of an event that is not whole."""
+        begun = b"".join((self._partial, *self._line)) if self._line else self._partial
+        self._partial = b""
+        self._line.clear()
+        return begun
+
     def finish(self) -> bytes:
         """The message is over: return what was held back."""
-        rest = b"".join(self._held or ()) + self._partial
+        rest = b"".join(self._held or ()) + self._begun()
         self._held = None
-        self._partial = b""
         if _USAGE in rest:
             rest = self._read_usage(rest)
         return rest
@@ -111,7 +126,7 @@ class EventStream:
     def _end_from(self, data: bytes) -> int:
         """Return where the event that ends the stream begins, -1 when it is not in ``data``."""
         # The events that end chat and message streams are short, and nothing follows them.
-        at = data.find(self.end_mark, max(0, len(data) - _END_BYTES_MAX))
+        at = data.rfind(self.end_mark, max(0, len(data) - _END_BYTES_MAX))
         return at if at <= 0 or data[at - 1] == 10 else -1
 
     def _read_usage(self, data: bytes) -> bytes:
@@ -133,7 +148,11 @@ class ChatStream(EventStream):
     def _read_usage(self, data: bytes) -> bytes:
         # The last report wins: where every chunk carries one (`"usage":null`, or cumulative figures) the rest say less.
         at = data.rfind(_USAGE)
-        if not _is_object(data, at + len(_USAGE)):
+        if data.startswith(b":null", at + len(_USAGE)):
+            return data
+        while at >= 0 and not _is_key(data, at):  # a text that ends in `"usage`
+            at = data.rfind(_USAGE, 0, at)
+        if at < 0 or not _is_object(data, at):
             return data
         chunk = _decode_line(_chunk, data, at)
         if chunk is None or chunk.usage is None:
@@ -156,16 +175,20 @@ class ResponseStream(EventStream):
         self._end = -1
 
     def _end_from(self, data: bytes) -> int:
-        return self._end
+        at = data.rfind(_RESPONSE_EVENT)
+        if at >= 0 and data.startswith(_RESPONSE_END_EVENTS, at) and (at == 0 or data[at - 1] == 10):
+            return at
+        return self._end  # of a provider that does not name its events, known by the usage
 
     def _read_usage(self, data: bytes) -> bytes:
         at = data.rfind(_USAGE)
-        if _is_object(data, at + len(_USAGE)):
-            event = _decode_line(_response_event, data, at)
-            if event is not None and event.response is not None and event.response.usage is not None:
-                self.usage = event.response.usage
-                self.exact = True
-                self._end = _event_around(data, at)[0]
+        while at >= 0 and not _is_object(data, at):  # metadata and tools may have keys of that name behind it
+            at = data.rfind(_USAGE, 0, at)
+        event = _decode_line(_response_event, data, at) if at >= 0 else None
+        if event is not None and event.type in _RESPONSE_ENDS and event.response is not None:
+            self.usage = event.response.usage
+            self.exact = self.usage is not None
+            self._end = _event_around(data, at)[0]
         return data
 
 
@@ -182,13 +205,13 @@ class MessageStream(EventStream):
     def _read_usage(self, data: bytes) -> bytes:
         at = data.find(_USAGE)
         while at >= 0:
-            if _is_object(data, at + len(_USAGE)):
+            if _is_object(data, at):
                 event = _decode_line(_message_event, data, at)
                 if event is not None:
                     usage = event.usage or (event.message.usage if event.message is not None else None)
                     if usage is not None:
                         self.usage = merge(self.usage, usage)
-                        self.exact = event.type == "message_delta"
+                        self.exact = event.delta is not None and event.delta.stop_reason is not None
             line_end = data.find(b"\n", at)
             at = data.find(_USAGE, line_end) if line_end >= 0 else -1
         return data
@@ -206,8 +229,15 @@ class OpaqueStream(EventStream):
         return data
 
 
+def _is_key(data: bytes, at: int) -> bool:
+    """Whether a colon follows the ``"usage"`` at offset ``at``."""
+    at += len(_USAGE)
+    return data[at : at + 8].lstrip(b" \t")[:1] == b":"
+
+
 def _is_object(data: bytes, at: int) -> bool:
-    """Whether a colon and an opening brace follow."""
+    """Whether a colon and an opening brace follow the ``"usage"`` at offset ``at``."""
+    at += len(_USAGE)
     return data[at : at + 8].lstrip(b" :\t")[:1] == b"{"
 
 
