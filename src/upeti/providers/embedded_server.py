@@ -147,21 +147,17 @@ def serve(options: Options) -> NoReturn:
     """Run until a signal. A signal ends it with 0, or, while the model is loading, by itself."""
     server = load(options)
 
-    def stop(_signal: int, _frame: object) -> None:
-        # llama.cpp's own shutdown waits for answers in flight; there is nothing to save.
-        os._exit(0)
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    ready = {
-        "event": "ready",
-        "url": f"{server.listening_address}/v1",
-        "model": options.model,
-        "pid": os.getpid(),
-    }
+    # A byte in a pipe cannot be missed, whichever of llama.cpp's threads the signal comes to; pause() can miss it.
+    wakes, woken = os.pipe()
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    ready = {"event": "ready", "url": f"{server.listening_address}/v1", "model": options.model, "pid": os.getpid()}
     print(json.dumps(ready), flush=True)
-    while True:
-        signal.pause()
+    os.read(wakes, 1)
+    # llama.cpp's own shutdown waits for answers in flight; there is nothing to save.
+    os._exit(0)
 
 
 def parse_arguments(arguments: Sequence[str]) -> Options:
