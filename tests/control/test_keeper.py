@@ -8,7 +8,8 @@ import stat
 
 import pytest
 
-from support.keeper_side import KEY, Connect, KeeperProcess
+from support.journal_files import JournalFiles, opened, settled
+from support.keeper_side import KEY, Connect, KeeperProcess, running_keeper, until
 from upeti.control.places import STATE_FILE, Places, TakenError
 from upeti.gateway import keeper_link as link
 
@@ -61,3 +62,11 @@ async def test_a_state_that_cannot_be_written_is_no_lack_of_money(keeper: Keeper
     with sqlite3.connect(keeper.data_dir / STATE_FILE) as state:
         state.execute("ALTER TABLE away RENAME TO leases")
     assert (await (await connect(keeper, "key:k1")).ask(1)).amount_pico > 0
+
+
+def test_closed_segments_become_parquet(tmp_path: Path) -> None:
+    journal = JournalFiles(tmp_path / "data", "w0-1")
+    journal.append(opened(1), settled(1))
+    journal.close()
+    with running_keeper(tmp_path):
+        until(lambda: (tmp_path / "data" / "events" / "w0-1-00000000.parquet").exists(), seconds=20)

@@ -49,6 +49,7 @@ _REAP_S: Final = 0.5
 _REAP_FIRST_S: Final = 5.0
 _REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
 _STRANGERS_S: Final = 5.0  # until what a worker left that died before the keeper knew of it is posted
+_PROJECT_FIRST_S: Final = 2.0  # what earlier runs left; starting itself comes first
 _PROJECT_S: Final = 60.0
 _LOCK_WAIT_S: Final = 10.0  # how long an earlier keeper that is stopping is waited for
 
@@ -231,8 +232,14 @@ class Keeper:
         """Have closed segments turned into Parquet, in a process that gives its memory back."""
         program = [sys.executable, "-m", "upeti.control.jobs", "project"]
         arguments = ["--data-dir", str(self.places.data_dir), "--keeper", self.instance]
+        done: object = None
+        pause_s = _PROJECT_FIRST_S
         while True:
-            await asyncio.sleep(_PROJECT_S)
+            await asyncio.sleep(pause_s)
+            pause_s = _PROJECT_S
+            now = await asyncio.to_thread(self.recovery.closable)
+            if now == done:
+                continue  # loading the libraries alone takes a second of processor time
             process = await asyncio.create_subprocess_exec(
                 *child.command([*program, *arguments], signal.SIGKILL), stderr=asyncio.subprocess.PIPE
             )
@@ -243,6 +250,8 @@ class Keeper:
                 raise
             if process.returncode:
                 self.log.error("projection_failed", errors.decode(errors="replace").strip())
+            else:
+                done = now
 
     # -- what others ask
     # ----------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from upeti.control.processes import holds_open, is_alive
 from upeti.core.errors import JournalError
 from upeti.core.events import AttemptRecovered
 from upeti.journal.blocks import KEEPER_PREFIX, instance_dir
-from upeti.journal.reader import InstanceFold, instances
+from upeti.journal.reader import InstanceFold, instances, segments
 from upeti.journal.recovery import recover
 from upeti.journal.writer import SyncJournal
 
@@ -74,7 +74,7 @@ class Recovery:
         fold = InstanceFold(directory)
         try:
             fold.advance()
-            records = recover(directory, self._now_ns()) if fold.open else []
+            records = recover(directory, self._now_ns(), fold=fold) if fold.open else []
         except JournalError as error:
             self.damaged[instance.instance] = str(error)
             raise
@@ -88,6 +88,16 @@ class Recovery:
         self._ledger.close(instance, posted_pico)
         self.recovered += len(records)
         return len(records)
+
+    def closable(self) -> tuple[frozenset[str], int]:
+        """Return what is different once there is a closed segment more: files, and closed instances.
+
+        A segment is closed by the file that follows it, or with its instance.
+        """
+        files = frozenset(
+            f"{directory.name}/{path.name}" for directory in instances(self._data_dir) for path in segments(directory)
+        )
+        return files, len(self._ledger.closed_instances())
 
     def end(self) -> None:
         """End the keeper's own journal."""
