@@ -149,7 +149,9 @@ class _Compilation:
             ca_file=channel.ca_file,
             connect_timeout_ms=channel.connect_timeout_ms,
             connections_max=channel.connections_max,
-            keepalive_idle_ms=channel.keepalive_idle_ms,
+            keepalive_idle_ms=min(
+                channel.keepalive_idle_ms, PROVIDERS[channel.kind].keepalive_idle_ms_max or channel.keepalive_idle_ms
+            ),
             breaker_failures=channel.breaker_failures,
             breaker_pause_ms=channel.breaker_pause_ms,
         )

@@ -226,6 +226,4 @@ class Call:
         if model is None and not cap_field and not include_usage:
             return self.body
         named = self.fields.model is not None
-        return edit(
-            self.body, model=model, named=named, cap_field=cap_field, cap=lane.cap, include_usage=include_usage
-        )
+        return edit(self.body, model=model, named=named, cap_field=cap_field, cap=lane.cap, include_usage=include_usage)

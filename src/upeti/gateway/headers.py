@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 # From the client to the provider. Accept decides an answer's form; the rest names optional parts of the APIs.
-_TO_PROVIDER: Final = (
-    b"content-type",
-    b"accept",
-    b"openai-beta",
-    b"anthropic-beta",
-    b"anthropic-version",
-    b"idempotency-key",
+_TO_PROVIDER: Final = frozenset(
+    {
+        b"content-type",
+        b"accept",
+        b"openai-beta",
+        b"anthropic-beta",
+        b"anthropic-version",
+        b"idempotency-key",
+    }
 )
 
 # From the provider to the client, besides content-type and length, which are set anew.
@@ -41,26 +43,24 @@ _REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"apim-request-id")
 _READ: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding", *_REQUEST_IDS})
 
 _KEPT: Final = _TO_CLIENT | _READ
-_names: dict[bytes, bytes] = {}
 _NAMES_MAX: Final = 1024
+known_names: dict[bytes, bytes] = {}  # what ``kept_name`` returned
 
 
 def kept_name(name: bytes) -> bytes:
-    """Return an answer header's name in lower case, or nothing when nobody needs it. Remembers what it saw."""
-    known = _names.get(name)
-    if known is None:
-        if len(_names) >= _NAMES_MAX:
-            _names.clear()
-        lower = name.lower()
-        known = _names[name] = lower if lower in _KEPT else b""
-    return known
+    """Return an answer header's name in lower case, or nothing when nobody needs it; remember it."""
+    if len(known_names) >= _NAMES_MAX:
+        known_names.clear()
+    lower = name.lower()
+    known_names[name] = lower if lower in _KEPT else b""
+    return known_names[name]
 
 
 def request_headers(sent: Mapping[bytes, bytes], defaults: Sequence[tuple[str, str]]) -> bytes:
     """Return the lines that go on to the provider; ``defaults`` are its own, sent unless the client sent them."""
     lines = b""
-    for name in _TO_PROVIDER:
-        if name in sent:
+    for name in sent:
+        if name in _TO_PROVIDER:
             lines += b"%b: %b\r\n" % (name, sent[name])
     for default, text in defaults:
         if default.encode() not in sent:

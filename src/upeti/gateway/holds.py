@@ -139,7 +139,9 @@ class Treasury(Protocol):
         """Ask for more; False when the keeper cannot be reached. The answer comes to ``Holds.granted``."""
         ...
 
-    def give_back(self, budget: str, amount_pico: int, posted_pico: int) -> None: ...
+    def give_back(self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool) -> bool:
+        """Return a part of a lease, or only say what was posted; False when the keeper cannot be reached."""
+        ...
 
 
 class Holds:
@@ -219,7 +221,7 @@ class Holds:
 
     def recalled(self, budget: str) -> None:
         """Another worker needs it: give back what is not held."""
-        self._give_back(self.purse(budget))
+        self._give_back(self.purse(budget), recalled=True)
 
     def return_idle(self) -> None:
         """Called now and then: leases that nobody used since the last time go back; posted sums are reported."""
@@ -227,18 +229,19 @@ class Holds:
             if not purse.used and purse.lease - purse.held > 0:
                 self._give_back(purse)
             elif purse.used:
-                self._treasury.give_back(purse.budget, 0, purse.posted)
+                self._treasury.give_back(purse.budget, 0, purse.posted, recalled=False)
             purse.used = False
 
     def return_all(self) -> None:
         for purse in self._purses.values():
             self._give_back(purse)
 
-    def _give_back(self, purse: Purse) -> None:
+    def _give_back(self, purse: Purse, *, recalled: bool = False) -> None:
         amount = max(0, purse.lease - purse.held)
-        purse.lease -= amount
-        purse.left_elsewhere += amount
-        self._treasury.give_back(purse.budget, amount, purse.posted)
+        # While there is no keeper nobody else can have it, and here it can still be spent.
+        if self._treasury.give_back(purse.budget, amount, purse.posted, recalled=recalled):
+            purse.lease -= amount
+            purse.left_elsewhere += amount
 
 
 class Recorder(Protocol):

@@ -45,11 +45,16 @@ class LeaseAsk(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
 
 
 class LeaseReturn(msgspec.Struct, frozen=True, array_like=True, tag="return"):
-    """The worker gives back ``amount_pico`` of a lease (a recall's answer, or idle, or at the end)."""
+    """The worker gives back ``amount_pico`` of a lease (a recall's answer, or idle, or at the end).
+
+    ``recalled``: it is the answer to a recall, and everything that is not held; without it, a report that crossed the
+    recall would pass for its answer.
+    """
 
     budget: str
     amount_pico: int
     posted_pico: int
+    recalled: bool = False
 
 
 class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics"):

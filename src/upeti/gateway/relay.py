@@ -154,17 +154,16 @@ def _held_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) -> 
 
 
 def _our_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str, name: str, cost: str) -> bytes:
-    text = (
-        f"x-request-id: {call.id}\r\nx-upeti-served-by: {lane.served_by}\r\n"
-        f"x-upeti-{name}: {cost}\r\nx-upeti-currency: {lane.currency}\r\n"
-    )
     purses = attempt.purses
+    left = ""
     if purses:
-        left = purses[0].left if len(purses) == 1 else min([purse.left for purse in purses])
-        text += f"x-upeti-budget-left: {decimal_text(left)}\r\n"
-    if request_id:
-        text += f"x-upeti-provider-request-id: {request_id}\r\n"
-    return text.encode("latin-1", "replace")
+        left_pico = purses[0].left if len(purses) == 1 else min([purse.left for purse in purses])
+        left = f"x-upeti-budget-left: {decimal_text(left_pico)}\r\n"
+    theirs = f"x-upeti-provider-request-id: {request_id}\r\n" if request_id else ""
+    return (
+        f"x-request-id: {call.id}\r\nx-upeti-served-by: {lane.served_by}\r\n"
+        f"x-upeti-{name}: {cost}\r\nx-upeti-currency: {lane.currency}\r\n{left}{theirs}"
+    ).encode("latin-1", "replace")
 
 
 def _inflated(body: bytes, headers: dict[bytes, bytes]) -> bytes:

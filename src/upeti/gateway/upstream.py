@@ -15,7 +15,7 @@ import httptools
 
 from upeti.core.errors import UpetiError
 from upeti.gateway.fiber import Fiber, Gate, Parking, parked
-from upeti.gateway.headers import kept_name
+from upeti.gateway.headers import kept_name, known_names
 from upeti.gateway.snapshot import ChannelView
 
 
@@ -196,9 +196,11 @@ class UpstreamConnection(asyncio.Protocol):
     # -- llhttp's side ---------------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = kept_name(name)
-        if name:
-            self.headers[name] = value
+        kept = known_names.get(name)
+        if kept is None:
+            kept = kept_name(name)
+        if kept:
+            self.headers[kept] = value
 
     def on_headers_complete(self) -> None:
         self.status = status = self._parser.get_status_code()

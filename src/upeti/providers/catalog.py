@@ -51,6 +51,7 @@ class Provider(msgspec.Struct, frozen=True):
     bearer: Auth | None = None  # the way of a token that a directory service gives (Microsoft Entra)
     headers: tuple[tuple[str, str], ...] = ()  # sent unless the client sent its own
     unknown_charges: tuple[UnknownCharge, ...] = _TIMED_OUT
+    keepalive_idle_ms_max: int | None = None  # the provider closes an idle connection soon after this
 
     def host(self, name: str) -> Host:
         name = name.lower()
@@ -120,6 +121,7 @@ PROVIDERS: Final[dict[str, Provider]] = {
             auth=Auth(""),
             wires=_OPENAI_WIRES,
             other_hosts=Host("local", _OLD_CAP),
+            keepalive_idle_ms_max=4_000,  # llama.cpp says "Keep-Alive: timeout=5"
         ),
     )
 }
