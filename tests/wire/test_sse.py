@@ -469,3 +469,18 @@ def test_an_unmetered_stream_passes_at_once() -> None:
     assert stream.feed(DONE) == DONE
     assert stream.finish() == b""
     assert stream.meters() is None
+
+
+@pytest.mark.parametrize(
+    ("stream", "data"),
+    [
+        (ChatStream(strip_usage=True), b'data: {"choices":[],"usage":{"prompt_tokens":1},"x":"\xff"}\n\n'),
+        (ResponseStream(), b'data: {"type":"\xff","response":{"usage":{"input_tokens":1}}}\n\n'),
+        (MessageStream(), b'data: {"delta":{"stop_reason":"\xff"},"usage":{"output_tokens":1}}\n\n'),
+        (ChatStream(strip_usage=True), b'data: {"usage":{"a":' + b"[" * 100_000 + b"\n\n"),
+    ],
+    ids=["chat", "response", "message", "deep"],
+)
+def test_what_cannot_be_read_passes_on_or_is_read_as_far_as_it_matters(stream: EventStream, data: bytes) -> None:
+    passed, held = relayed(stream, [data])
+    assert passed + held in (data, b"")

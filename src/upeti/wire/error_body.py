@@ -34,7 +34,7 @@ def error_code(body: bytes) -> str:
     """Return the code in a provider's error body, "" when there is none that can be read."""
     try:
         found = _error_body.decode(body).error
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return str(found.code) if found is not None and found.code is not None else ""
 

@@ -53,9 +53,7 @@ _message_event = msgspec.json.Decoder(_MessageEvent)
 
 _USAGE = b'"usage"'
 _END_BYTES_MAX = 256
-_LINE_READS_MAX = (
-    32  # of 256 KB at most; then the event is put together as far as it is there, and its length looked at
-)
+_LINE_READS_MAX = 32  # then a long event is put together as far as it is there, and its length looked at
 _RESPONSE_EVENT = b"event: response."
 _RESPONSE_ENDS = ("response.completed", "response.incomplete", "response.failed", "response.cancelled")
 _RESPONSE_END_EVENTS = tuple(f"event: {name}".encode() for name in _RESPONSE_ENDS)
@@ -250,7 +248,7 @@ def _decode_line(decoder: msgspec.json.Decoder[_T], data: bytes, at: int) -> _T 
         return None
     try:
         return decoder.decode(line[5:])
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
