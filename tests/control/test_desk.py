@@ -44,6 +44,18 @@ async def test_a_stuck_worker_delays_an_ask_only_a_little(shared: KeeperProcess,
     assert 0.15 < time.monotonic() - began < 2.0
 
 
+async def test_a_report_that_crosses_a_recall_is_not_its_answer(shared: KeeperProcess, connect: Connect) -> None:
+    budget = shared.new_budget()
+    holder, other = await connect(shared, budget), await connect(shared, budget)
+    await holder.ask(900)
+    other.say(link.LeaseAsk(budget, 500, 0))
+    assert await holder.hear() == link.LeaseRecall(budget)
+    holder.report(20)
+    await asyncio.sleep(0.05)
+    holder.give_back(880, posted_pico=20)
+    assert await other.hear() == link.LeaseGrant(budget, 500, 480, LIMIT)
+
+
 async def test_a_worker_that_leaves_is_not_waited_for(shared: KeeperProcess, connect: Connect) -> None:
     budget = shared.new_budget()
     leaving, other = await connect(shared, budget), await connect(shared, budget)

@@ -2,7 +2,9 @@
 
 Rules: words that come while a transaction is under way wait for it together and make the next one; nothing
 is told before it is durable. A budget whose rest is too small for an ask is recalled from who has a lease
-on it; the ask waits for their answers, but not for long, and is then given what there is, be it nothing.
+on it; the ask waits for their answers, but not for long, and is then given what there is, be it nothing. A
+grant goes out on the connection that the ask came on or not at all: a worker that has connected again has said
+what it has, and what was granted beyond that is taken back.
 When the state cannot be written nobody is refused for want of money: the connections of those who ask are
 cut, and they say that the keeper cannot be reached.
 """
@@ -27,6 +29,7 @@ class Line(msgspec.Struct, frozen=True):
     """How the desk reaches workers."""
 
     connected: Callable[[], Collection[str]]
+    is_current: Callable[[str, int], bool]  # whether an instance is connected by the link of that number
     send: Callable[[str, KeeperWord], None]
     cut: Callable[[str], None]
 
@@ -87,8 +90,8 @@ class Desk:
             self._filled.clear()
             inbox, self._inbox = self._inbox, []
             connected = frozenset(self._line.connected())
-            # An ask whose worker has gone would only tie up what nobody receives.
-            taken = [pair for pair in inbox if not isinstance(pair[0], Ask) or pair[0].instance in connected]
+            # An ask whose connection has gone would only tie up what nobody receives.
+            taken = [pair for pair in inbox if not isinstance(pair[0], Ask) or self._is_heard(pair[0])]
             words = [word for word, _ in taken]
             try:
                 answers = await loop.run_in_executor(self._writer, self._ledger.apply, words, connected)
@@ -126,17 +129,23 @@ class Desk:
             self._line.cut(word.instance)  # its journal was read to the end; it must not go on spending
         elif isinstance(word, Return):
             for each in list(self._waiting.get(word.budget, ())):
-                each.awaited.discard(word.instance)
+                if word.recalled:
+                    each.awaited.discard(word.instance)
                 if word.amount_pico or not each.awaited:
                     self._look_again(each)
 
     def _grant(self, ask: Ask, waiting: _Waiting | None, granted: Granted) -> None:
         if waiting is not None:
             self._forget(waiting)
+        if not self._is_heard(ask):
+            return
         self.asks += 1
         self.refusals += not granted.amount_pico
         word = LeaseGrant(ask.budget, granted.amount_pico, granted.left_pico, granted.limit_pico)
         self._line.send(ask.instance, word)
+
+    def _is_heard(self, ask: Ask) -> bool:
+        return self._line.is_current(ask.instance, ask.link)
 
     def _wait(self, ask: Ask, answer: Granted) -> None:
         others = self._waiting.setdefault(ask.budget, [])

@@ -48,6 +48,8 @@ _WATCH_S: Final = 0.5  # a new key works, and a changed file is seen, within thi
 _REAP_S: Final = 0.5
 _REAP_FIRST_S: Final = 5.0
 _REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
+_RETRY_S: Final = 5.0
+_SETTLE_S: Final = 5.0
 _STRANGERS_S: Final = 5.0  # until what a worker left that died before the keeper knew of it is posted
 _PROJECT_FIRST_S: Final = 2.0  # what earlier runs left; starting itself comes first
 _PROJECT_S: Final = 60.0
@@ -117,7 +119,10 @@ class Keeper:
         await self._stop(server)
 
     async def _stop(self, server: uvicorn.Server) -> None:
-        await self.desk.settle()
+        try:
+            await asyncio.wait_for(self.desk.settle(), _SETTLE_S)
+        except TimeoutError:
+            pass  # what workers post is in their journals too
         self.links.close()
         await self._reap()  # workers that were stopped before this keeper
         await self._close_strangers()
@@ -181,8 +186,12 @@ class Keeper:
                 pass
             asked = self._changed.is_set()
             self._changed.clear()
-            if await asyncio.to_thread(self.snapshots.update, force=asked):
-                self.links.broadcast(SnapshotReady(self.snapshots.version))
+            try:
+                if await asyncio.to_thread(self.snapshots.update, force=asked):
+                    self.links.broadcast(SnapshotReady(self.snapshots.version))
+            except Exception as error:  # a full disk, a locked state: leases must go on, and it may pass
+                self.log.error("snapshot_failed", f"{type(error).__name__}: {error}; it is tried again")
+                await asyncio.sleep(_RETRY_S)
 
     # -- the dead
     # -----------------------------------------------------------------------------------------------
@@ -200,10 +209,15 @@ class Keeper:
             await self._reap()
 
     async def _reap(self) -> None:
-        dead = await self._loop.run_in_executor(self._recovering, self.recovery.dead)
-        for instance in dead:
-            if instance.instance not in self.links.connected():
-                await self._close(instance)
+        """Close what is dead; what cannot be closed now stays reserved, and is tried again."""
+        try:
+            dead = await self._loop.run_in_executor(self._recovering, self.recovery.dead)
+            for instance in dead:
+                if instance.instance not in self.links.connected():
+                    await self._close(instance)
+        except Exception as error:  # a full disk, a locked state: leases must go on, and it may pass
+            self.log.error("recovery_failed", f"{type(error).__name__}: {error}; it is tried again")
+            await asyncio.sleep(_RETRY_S)
 
     async def _take_strangers(self) -> None:
         while True:
@@ -218,6 +232,8 @@ class Keeper:
         try:
             count = await self._loop.run_in_executor(self._recovering, self.recovery.close, instance)
         except JournalError as error:
+            if instance.instance not in self.recovery.damaged:
+                raise  # it is the keeper's own that could not be written
             self.log.error("journal_damaged", f"{error}; its leases stay reserved", worker=instance.instance)
             return
         self.metrics.end(instance.instance)

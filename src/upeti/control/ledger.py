@@ -34,22 +34,26 @@ class Hello(msgspec.Struct, frozen=True):
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """An instance needs more. Not ``final``: it can wait for what others give back."""
+    """An instance needs more. Not ``final``: it can wait for what others give back. ``link`` is the connection that it
+    came on.
+    """
 
     instance: str
     budget: str
     need_pico: int
     posted_pico: int
     final: bool
+    link: int = 0
 
 
 class Return(msgspec.Struct, frozen=True):
-    """An instance gives back, or only says what it has posted."""
+    """An instance gives back, or only says what it has posted. ``recalled``: it was asked to."""
 
     instance: str
     budget: str
     amount_pico: int
     posted_pico: int
+    recalled: bool = False
 
 
 class Granted(msgspec.Struct, frozen=True):

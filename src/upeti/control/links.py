@@ -37,11 +37,12 @@ class Links:
         self.desk: Desk
         self.on_lost: Callable[[], None] = lambda: None
         self._links: dict[str, _Link] = {}
+        self._number = 0
         self._server: asyncio.Server | None = None
 
     def line(self) -> Line:
         """Return how a desk reaches the workers."""
-        return Line(connected=self._links.keys, send=self.send, cut=self.cut)
+        return Line(connected=self._links.keys, is_current=self._is_current, send=self.send, cut=self.cut)
 
     async def listen(self, path: Path) -> None:
         """Take connections at ``path``, in place of what a dead keeper left there."""
@@ -82,6 +83,7 @@ class Links:
         earlier = self._links.get(link.instance)
         self._links[link.instance] = link
         if earlier is not None:
+            self.desk.lost(link.instance)
             earlier.cut()
 
     def leave(self, link: _Link) -> None:
@@ -93,12 +95,21 @@ class Links:
     def is_current(self, link: _Link) -> bool:
         return self._links.get(link.instance) is link
 
+    def _is_current(self, instance: str, number: int) -> bool:
+        link = self._links.get(instance)
+        return link is not None and link.number == number
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
 
 class _Link(asyncio.Protocol):
     """One worker's connection."""
 
     def __init__(self, links: Links) -> None:
         self.instance = ""
+        self.number = links.next_number()
         self._links = links
         self._frames = words.FrameReader()
         self._transport: asyncio.Transport
@@ -136,9 +147,9 @@ class _Link(asyncio.Protocol):
             return
         match word:
             case words.LeaseAsk(budget, need, posted):
-                self._links.desk.put(ledger.Ask(self.instance, budget, need, posted, final=False))
-            case words.LeaseReturn(budget, amount, posted):
-                self._links.desk.put(ledger.Return(self.instance, budget, amount, posted))
+                self._links.desk.put(ledger.Ask(self.instance, budget, need, posted, final=False, link=self.number))
+            case words.LeaseReturn(budget, amount, posted, recalled):
+                self._links.desk.put(ledger.Return(self.instance, budget, amount, posted, recalled))
             case words.Metrics(values):
                 self._links.metrics.report(self.instance, values)
             case words.MetricsAsk(request):
