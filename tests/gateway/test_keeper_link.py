@@ -17,7 +17,7 @@ worker_words = st.one_of(
         link.Hello, names, st.just(0), st.just(1), st.dictionaries(names, st.tuples(amounts, amounts), max_size=3)
     ),
     st.builds(link.LeaseAsk, names, amounts, amounts),
-    st.builds(link.LeaseReturn, names, amounts, amounts),
+    st.builds(link.LeaseReturn, names, amounts, amounts, st.booleans()),
     st.builds(link.Metrics, st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=4)),
     st.builds(link.MetricsAsk, st.integers(0, 2**40)),
 )

@@ -224,7 +224,12 @@ class FakeWorker:
         return word
 
     def give_back(self, amount_pico: int, *, posted_pico: int = 0) -> None:
-        self.say(link.LeaseReturn(self.budget, amount_pico, posted_pico))
+        """Answer a recall."""
+        self.say(link.LeaseReturn(self.budget, amount_pico, posted_pico, recalled=True))
+
+    def report(self, posted_pico: int) -> None:
+        """Say what was posted, as workers do every second."""
+        self.say(link.LeaseReturn(self.budget, 0, posted_pico))
 
     async def close(self) -> None:
         self._writer.close()
