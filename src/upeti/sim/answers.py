@@ -83,7 +83,7 @@ def usage_of(request: Request, behaviour: Behaviour) -> Usage:
     each = min(cap, OUTPUT_TOKENS_MAX) if cap is not None and cap > 0 else OUTPUT_TOKENS_DEFAULT
     made = behaviour.number("out", each * choices_of(request))
     if wire_of(request.path) == "embeddings":
-        made = 0
+        return Usage(read, 0)  # made of input alone, and never cached
     return Usage(
         read,
         made,
