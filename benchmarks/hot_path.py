@@ -1,7 +1,9 @@
-"""CPU time of the data path alone: no sockets, no kernel, no other process. For finding where microseconds go.
+"""CPU time of the data path alone: no sockets, no kernel, no other process. For finding where microseconds
+go.
 
-A client's bytes are fed to a connection, the provider's bytes to its upstream connection, as the event loop would; the
-journal is written for real. ``python benchmarks/hot_path.py [--profile] [--stream]``; `make bench` measures the whole.
+A client's bytes are fed to a connection, the provider's bytes to its upstream connection, as the event loop
+would; the journal is written for real. ``python benchmarks/hot_path.py [--profile] [--stream]``; `make
+bench` measures the whole.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ HEAD = (
 ANSWER_BODY = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1750000000,"model":"mock","choices":[{"index":0,"message":'
     b'{"role":"assistant","content":"%b","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":'
-    b'{"prompt_tokens":25,"completion_tokens":50,"total_tokens":75,"prompt_tokens_details":{"cached_tokens":0}}}' % (b"word " * 40)
+    b'{"prompt_tokens":25,"completion_tokens":50,"total_tokens":75,"prompt_tokens_details":{"cached_tokens":0}}}'
+    % (b"word " * 40)
 )
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_mock\r\nopenai-processing-ms: 5\r\n"
@@ -47,7 +50,10 @@ def _event(data: bytes) -> bytes:
     return b"%x\r\ndata: %b\n\n\r\n" % (len(data) + 8, data)
 
 
-_CHUNK = b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"mock","choices":[{"index":0,"delta":{"content":"word "},"finish_reason":null}],"usage":null}'
+_CHUNK = (
+    b'{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"mock","choices":[{"index":0,'
+    b'"delta":{"content":"word "},"finish_reason":null}],"usage":null}'
+)
 STREAM = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     + _event(_CHUNK) * 50

@@ -29,7 +29,7 @@ ENDED_MEANS = {
     Ended.TIMED_OUT: "no answer, or silence within it, past the deadline",
     Ended.CUT: "the provider stopped within its answer",
     Ended.GARBAGE: "the answer cannot be read",
-    Ended.CLIENT_LEFT: "the client left and the answer was not read to its end (`client_left = \"cancel\"`)",
+    Ended.CLIENT_LEFT: 'the client left and the answer was not read to its end (`client_left = "cancel"`)',
     Ended.CRASHED: "a fault of ours",
 }
 RULE_MEANS = {Rule.METERS: "`meters`", Rule.NOTHING: "posted at zero", Rule.VOID: "voided"}
@@ -90,8 +90,8 @@ def error_page() -> str:
     lines = [
         "# Errors of the gateway",
         "",
-        "Generated from the code by `make docs`. The body has OpenAI's shape (Anthropic's on `/v1/messages`); `message` names the",
-        "cure, `request_id` is the call. A provider's own error is given back as it came and is not in this list.",
+        "Generated from the code by `make docs`. The body has OpenAI's shape (Anthropic's on `/v1/messages`); `message`",
+        "names the cure, `request_id` is the call. A provider's own error is given back as it came and is not in this list.",
         "",
         "| code | HTTP status | type |",
         "|---|---|---|",
