@@ -198,6 +198,8 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
             error=UpstreamFailed("upstream_failed", f"The channel {channel.name!r} failed: {error}."), again=True
         )
     except TimedOut:
+        if attempt.outcome is not None:  # settled, and waiting for the disk: the worker stops
+            raise
         channel.breaker.failed(gateway.loop.time())
         attempt.settle(Ended.TIMED_OUT)
         late = DeadlineExceeded("upstream_timeout", f"The channel {channel.name!r} did not answer in time.")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from upeti.core.errors import ConfigError, NotFound, Overloaded
+from upeti.core.errors import CallError, ConfigError, NotFound, Overloaded
 from upeti.gateway import live, snapshot
+from upeti.gateway.auth import identify
 from upeti.gateway.call import Call
 from upeti.gateway.entra import token_source
 from upeti.gateway.failure import TimedOut
@@ -150,6 +151,13 @@ class Gateway:
     def answer_own(self, call: Call) -> None:
         """/healthz: the process runs. /readyz: it takes calls. /metrics: of all workers, by way of the keeper."""
         client, call_id = call.client, call.id
+        if call.url == b"/metrics" and not client.from_this_machine:
+            # What is spent is nobody's business but a key's holder's; Prometheus can send one as its bearer token.
+            try:
+                identify(call.headers, self.view.keys, self.now_ns())
+            except CallError as error:
+                client.send_error(error, call_id)
+                return
         if call.url == b"/metrics":
 
             def answer(text: str | None) -> None:

@@ -195,7 +195,9 @@ class ClientConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        self.deadline_s = NEVER_S
+        self.deadline_s = (
+            NEVER_S if self._call is not None else self._gateway.loop.time() + self._gateway.idle_timeout_s
+        )
         if self._call is not None and self._reply is not None and not self._reply.closed and not self._reply.complete:
             self._reply.transport.resume_reading()
             self._call.fiber.deadline = self._gateway.loop.time() + self._call.way.stream_idle_s
@@ -308,6 +310,11 @@ class ClientConnection(asyncio.Protocol):
         call.fiber = fiber = self._fiber
         gateway.fibers.add(fiber)
         fiber.start(exchange(call))
+
+    @property
+    def from_this_machine(self) -> bool:
+        peer = self._transport.get_extra_info("peername")
+        return bool(peer) and (peer[0] == "::1" or peer[0].startswith("127."))
 
     def _interrupt(self, call: Call) -> None:
         fiber = getattr(call, "fiber", None)
