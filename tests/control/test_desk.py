@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+
+import pytest
 
 from support.keeper_side import Connect, FakeWorker, KeeperProcess
 from upeti.gateway import keeper_link as link
@@ -66,6 +69,22 @@ async def test_a_worker_that_leaves_is_not_waited_for(shared: KeeperProcess, con
     await leaving.close()
     assert await other.hear() == link.LeaseGrant(budget, 100, 0, LIMIT)
     assert time.monotonic() - began < 0.15
+
+
+async def test_what_could_not_be_written_is_said_again(keeper: KeeperProcess, connect: Connect) -> None:
+    """A return that the state did not take would stay leased for as long as its worker lives."""
+    budget = keeper.new_budget()
+    worker = await connect(keeper, budget, instance="w0-again")
+    await worker.ask(900)
+    with sqlite3.connect(keeper.data_dir / "state.sqlite3") as state:
+        state.execute("ALTER TABLE leases RENAME TO leases_away")
+    worker.give_back(600)
+    with pytest.raises((EOFError, ConnectionError)):
+        await worker.hear()
+    with sqlite3.connect(keeper.data_dir / "state.sqlite3") as state:
+        state.execute("ALTER TABLE leases_away RENAME TO leases")
+    worker = await connect(keeper, budget, instance="w0-again", leases={budget: (300, 0)})
+    assert await worker.ask(700) == link.LeaseGrant(budget, 700, 0, LIMIT)
 
 
 async def test_asks_that_come_together_are_each_answered(shared: KeeperProcess, connect: Connect) -> None:

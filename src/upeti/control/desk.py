@@ -182,5 +182,7 @@ class Desk:
 
     def _failed(self, words: list[Word], error: Exception) -> None:
         self._on_failure(error)
-        for instance in {word.instance for word in words if not isinstance(word, Return)}:
+        # A sum that was only reported comes again with the next report; all else is made good by a new Hello.
+        lost = [word for word in words if not isinstance(word, Return) or word.amount_pico]
+        for instance in {word.instance for word in lost}:
             self._line.cut(instance)

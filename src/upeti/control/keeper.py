@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,7 +125,7 @@ class Keeper:
             pass  # what workers post is in their journals too
         self.links.close()
         await self._reap()  # workers that were stopped before this keeper
-        await self._close_strangers()
+        await self._close_found(self.recovery.strangers)
         server.should_exit = True
         await asyncio.sleep(0)
         for task in self._tasks:
@@ -209,24 +209,22 @@ class Keeper:
             await self._reap()
 
     async def _reap(self) -> None:
+        await self._close_found(self.recovery.dead)
+
+    async def _take_strangers(self) -> None:
+        while True:
+            await self._close_found(self.recovery.strangers)
+            await asyncio.sleep(_STRANGERS_S)
+
+    async def _close_found(self, find: Callable[[], list[Instance]]) -> None:
         """Close what is dead; what cannot be closed now stays reserved, and is tried again."""
         try:
-            dead = await self._loop.run_in_executor(self._recovering, self.recovery.dead)
-            for instance in dead:
+            for instance in await self._loop.run_in_executor(self._recovering, find):
                 if instance.instance not in self.links.connected():
                     await self._close(instance)
         except Exception as error:  # a full disk, a locked state: leases must go on, and it may pass
             self.log.error("recovery_failed", f"{type(error).__name__}: {error}; it is tried again")
             await asyncio.sleep(_RETRY_S)
-
-    async def _take_strangers(self) -> None:
-        while True:
-            await self._close_strangers()
-            await asyncio.sleep(_STRANGERS_S)
-
-    async def _close_strangers(self) -> None:
-        for instance in await self._loop.run_in_executor(self._recovering, self.recovery.strangers):
-            await self._close(instance)
 
     async def _close(self, instance: Instance) -> None:
         try:
