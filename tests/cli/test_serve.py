@@ -124,7 +124,7 @@ def test_stopping_finishes_the_calls_in_flight(fresh: UpetiProcess) -> None:
     fresh.start()
     statuses: list[int] = []
     thread = in_background(lambda: statuses.append(fresh.call("m-slow1500")[0]))
-    until(lambda: '"seen"' in (fresh.folder / "provider.jsonl").read_text() or time.sleep(0.3) is None)
+    until(lambda: '"seen"' in (fresh.folder / "provider.jsonl").read_text(), what="the call at the provider")
     children = fresh.children()
     assert fresh.stop() == 0
     thread.join()

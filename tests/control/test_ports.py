@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import pytest
 
@@ -58,8 +59,6 @@ def test_a_port_that_is_freed_in_time_is_taken() -> None:
     """Workers of a server that was killed are still closing."""
     taken = socket.create_server(("127.0.0.1", 0))
     port = taken.getsockname()[1]
-    import threading
-
     threading.Timer(0.3, taken.close).start()
     ports.hold("127.0.0.1", port, "X").close()
 
