@@ -18,6 +18,7 @@ from upeti.gateway.fiber import NEVER_S, Gate
 from upeti.gateway.headers import request_headers
 from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Purse
 from upeti.gateway.live import Lane
+from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
 from upeti.gateway.routing import plan
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
@@ -35,10 +36,11 @@ async def exchange(call: Call) -> None:
     gateway = call.gateway
     try:
         target = target_of(call.method, call.url)
-        call.understand(target, gateway.now_ns())
         if target.is_models:
-            call.client.send_json(200, relay.models_body(call), call.id)
+            caller = call.view.caller(call.headers, gateway.now_ns())
+            call.client.send_json(200, models_body(call.view, caller, target.model), call.id)
             return
+        call.understand(target, gateway.now_ns())
         call.deadline_s = call.received_s + call.way.deadline_s
         lanes: Sequence[Lane] = call.way.lanes
         if len(lanes) > 1:

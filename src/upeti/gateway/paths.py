@@ -11,12 +11,14 @@ from typing import Final
 from urllib.parse import unquote
 
 from upeti.core.errors import BadRequest, NotFound
-from upeti.wire.wires import MESSAGES, Wire, wire_of
+from upeti.wire.wires import MESSAGES, OTHER, Wire, wire_of
 
 # What RFC 3986 allows in a path, less the percent-encoded dot, slash and backslash that could leave the prefix.
 _PATH = re.compile(r"/(?:[A-Za-z0-9._~!$&'()*+,;=:@/-]|%(?!2[eEfF]|5[cC])[0-9A-Fa-f]{2})*")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?\[\]%{}\"-]*")
 _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.+)")
+# Answered here, never passed on, so that a name may hold a slash (`org%2Fmodel`).
+_MODELS = re.compile(r"/(?:v1|openai|openai/v1)/models(?:/(.*))?")
 
 _REMEMBERED_MAX: Final = 4096  # paths name files and batches, so there is no end to them
 
@@ -31,7 +33,7 @@ class Target:
         self.method = method
         self.suffix = suffix  # behind the version prefix: "/chat/completions"
         self.query = query  # without "?", without Azure's api-version
-        self.model = model  # from the path of an Azure deployment
+        self.model = model  # from the path of an Azure deployment, or of a look-up of a model
         self.is_models = method == "GET" and suffix == "/models"
         self.anthropic = anthropic  # answered, and refused, in Anthropic's shape
 
@@ -56,6 +58,8 @@ def _parse(method: str, url: bytes) -> Target:
         text = "/" + text.split("/", 3)[3] if text.count("/") > 2 else "/"
     path, _, query = text.partition("?")
     query = query.partition("#")[0]
+    if method == "GET" and (found := _MODELS.fullmatch(path)):
+        return Target(OTHER, method, "/models", "", unquote(found[1] or ""), False)
     if (
         not _PATH.fullmatch(path)
         or not _QUERY.fullmatch(query)

@@ -9,8 +9,6 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-import msgspec
-
 from upeti.core.amount import decimal_text
 from upeti.core.errors import CallError, DeadlineExceeded, UpstreamFailed
 from upeti.core.events import Outcome
@@ -174,19 +172,3 @@ def _inflated(body: bytes, headers: dict[bytes, bytes]) -> bytes:
         return zlib.decompressobj(wbits=47).decompress(body, _INFLATED_MAX)
     except zlib.error:
         return b""
-
-
-def models_body(call: Call) -> bytes:
-    """The answer of ``GET /v1/models``: the routes this key may use."""
-    caller = call.caller
-    assert caller is not None
-    return msgspec.json.encode(
-        {
-            "object": "list",
-            "data": [
-                {"id": route.name, "object": "model", "created": route.created_s, "owned_by": "upeti"}
-                for route in call.view.routes.values()
-                if route.name != "*" and (not caller.routes or route.name in caller.routes)
-            ],
-        }
-    )
