@@ -134,7 +134,7 @@ def test_another_currency_shows_its_rate_and_adds_up(data_dir: Path, tmp_path: P
 
 def test_a_missing_rate_is_an_error(data_dir: Path) -> None:
     result = run(data_dir, "--currency", "XTS")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no rate for XTS" in result.stderr
     assert result.stdout == ""
 
@@ -177,7 +177,7 @@ def test_an_empty_bill_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        (["--by", "tenant,colour"], 1, "cannot be split by colour"),
+        (["--by", "tenant,colour"], 2, "cannot be split by colour"),
         (["--json", "--csv"], 2, "cannot be used together"),
         (["--from", "yesterday"], 2, "yesterday"),
     ],
@@ -194,7 +194,7 @@ def test_a_damaged_journal_gives_no_bill_unless_it_is_skipped(data_dir: Path) ->
     data[-200] ^= 1
     path.write_bytes(data)
     result = run(data_dir)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "upeti journal verify" in result.stderr
     skipped = run(data_dir, "--skip-damaged", "--json")
     assert skipped.exit_code == 0

@@ -130,7 +130,7 @@ def test_nothing_is_said_as_nothing(tmp_path: Path) -> None:
 )
 def test_wrong_options_are_named(data_dir: Path, arguments: list[str], says: str) -> None:
     result = run(data_dir, *arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert says in result.stderr
 
 

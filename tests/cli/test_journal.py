@@ -56,7 +56,7 @@ def test_damage_gives_a_status_and_a_place(tmp_path: Path) -> None:
 
 def test_no_data_directory_is_an_error(tmp_path: Path) -> None:
     result = run("verify", tmp_path / "gone")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "not a directory" in result.stderr
 
 

@@ -45,12 +45,12 @@ SkipDamagedOption = Annotated[
 
 @contextmanager
 def complaints() -> Iterator[None]:
-    """Turn an error of ours into one line on stderr and exit status 1."""
+    """Turn an error of ours into one line on stderr and exit status 2."""
     try:
         yield
     except UpetiError as error:
         typer.echo(f"upeti: {error}", err=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(2) from error
 
 
 def data_dir_of(config: Path | None, data_dir: Path | None) -> Path:
