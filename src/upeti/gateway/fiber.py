@@ -47,6 +47,7 @@ class Fiber:
     def start(self, coroutine: Coroutine[Parking, Any, None]) -> None:
         """Run ``coroutine`` up to its first wait."""
         self._coroutine = coroutine
+        self._interrupted = None  # what came too late for the one before
         self.deadline = NEVER_S
         self._step(None, None)
 

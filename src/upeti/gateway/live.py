@@ -26,6 +26,8 @@ from upeti.wire.wires import OTHER
 
 # Clients choose the names behind a route `*`, so there is no end to them.
 _REMEMBERED_MAX = 4096
+_REMEMBERED_BYTES_MAX = 1024
+_MODEL_LETTERS_MAX = 256  # as of a route's name; it goes into records and heads
 _FOREVER_NS = 1 << 63
 
 
@@ -194,12 +196,18 @@ class LiveView:
         way = self._ways.get((caller.key, target, model))
         if way is None:
             way = self._find_way(caller, target, model)
+            if len(target.suffix) + len(target.query) > _REMEMBERED_BYTES_MAX:
+                return way
             if len(self._ways) >= _REMEMBERED_MAX:
                 self._ways.clear()
             self._ways[caller.key, target, model] = way
         return way
 
     def _find_way(self, caller: Caller, target: Target, model: str) -> Way:
+        if len(model) > _MODEL_LETTERS_MAX:
+            raise BadRequest(
+                "invalid_model", f"The model's name is longer than {_MODEL_LETTERS_MAX} letters.", param="model"
+            )
         route = (self.routes.get(model) or self.routes.get("*")) if model else None
         if route is None and model and target.wire is not OTHER:
             known = ", ".join(sorted(name for name in self.routes if name != "*")[:20])

@@ -21,6 +21,7 @@ _DEPLOYMENT = re.compile(r"/openai/deployments/([^/]+)(/.+)")
 _MODELS = re.compile(r"/(?:v1|openai|openai/v1)/models(?:/(.*))?")
 
 _REMEMBERED_MAX: Final = 4096  # paths name files and batches, so there is no end to them
+_REMEMBERED_BYTES_MAX: Final = 1024  # anybody can ask for long ones
 
 
 class Target:
@@ -46,6 +47,8 @@ def target_of(method: bytes, url: bytes) -> Target:
     target = _remembered.get((method, url))
     if target is None:
         target = _parse(method.decode("ascii", "replace"), url)
+        if len(url) > _REMEMBERED_BYTES_MAX:
+            return target
         if len(_remembered) >= _REMEMBERED_MAX:
             _remembered.clear()
         _remembered[method, url] = target
