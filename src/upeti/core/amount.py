@@ -48,11 +48,9 @@ def parse_pico(text: str | int | Decimal) -> Pico:
 
 def decimal_text(pico: int) -> str:
     """Return pico units as a plain decimal string without trailing zeros: ``1_500_000_000_000`` → ``"1.5"``."""
-    sign = "-" if pico < 0 else ""
-    whole, rest = divmod(abs(pico), PICO_PER_UNIT)
-    if not rest:
-        return f"{sign}{whole}"
-    return f"{sign}{whole}.{rest:012d}".rstrip("0")
+    if pico < 0:
+        return "-" + decimal_text(-pico)
+    return ("%d.%012d" % divmod(pico, PICO_PER_UNIT)).rstrip("0").rstrip(".")
 
 
 def to_decimal(pico: int) -> Decimal:

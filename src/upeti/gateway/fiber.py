@@ -49,17 +49,17 @@ class Fiber:
         self._coroutine = coroutine
         self._interrupted = None  # what came too late for the one before
         self.deadline = NEVER_S
-        self._step(None, None)
+        self._step(coroutine.send, None)
 
     def resume(self, ticket: int, value: object = None) -> None:
         """Go on with ``value``, unless the fiber has left that place since."""
         if ticket == self._ticket and self._coroutine is not None:
-            self._step(value, None)
+            self._step(self._coroutine.send, value)
 
     def fail(self, ticket: int, error: BaseException) -> None:
         """Go on by raising ``error``, unless the fiber has left that place since."""
         if ticket == self._ticket and self._coroutine is not None:
-            self._step(None, error)
+            self._step(self._coroutine.throw, error)
 
     def interrupt(self, error: BaseException) -> None:
         """Raise ``error`` where the fiber waits, or at its next wait when it is running now."""
@@ -68,29 +68,29 @@ class Fiber:
         if self._running:
             self._interrupted = error
         else:
-            self._step(None, error)
+            self._step(self._coroutine.throw, error)
 
-    def _step(self, value: object, error: BaseException | None) -> None:
-        coroutine = self._coroutine
-        assert coroutine is not None
-        self._ticket += 1
+    def _step(self, advance: Callable[[Any], Parking], value: object) -> None:
+        """Run the coroutine to its next wait: ``advance`` is its ``send`` or its ``throw``."""
+        self._ticket = ticket = self._ticket + 1
         self._running = True
         try:
-            parking = coroutine.send(value) if error is None else coroutine.throw(error)
+            parking = advance(value)
             while self._interrupted is not None:
-                interrupted, self._interrupted = self._interrupted, None
-                parking = coroutine.throw(interrupted)
-        except StopIteration:
-            self._coroutine = None
-            self._on_end(self, None)
-            return
-        except BaseException as crash:
-            self._coroutine = None
-            self._on_end(self, crash)
-            return
-        finally:
+                parking = self._raise_interruption()
+        except BaseException as end:
             self._running = False
-        parking.park(self, self._ticket)
+            self._coroutine = None
+            self._on_end(self, None if isinstance(end, StopIteration) else end)
+            return
+        self._running = False
+        parking.park(self, ticket)
+
+    def _raise_interruption(self) -> Parking:
+        interruption, self._interrupted = self._interrupted, None
+        assert self._coroutine is not None
+        assert interruption is not None
+        return self._coroutine.throw(interruption)
 
 
 @types.coroutine

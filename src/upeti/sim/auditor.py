@@ -382,11 +382,12 @@ def _judge_received(
 
 
 def _judge_figures(each: Received, attempts: Sequence[Attempt], provided: Mapping[str, Provided]) -> Iterator[Finding]:
-    """Compare what the client was told with the attempt that answered: the last one."""
+    """Compare what the client was told with the attempt that answered: the last one; for an error, any of them."""
     if not attempts:
         return
     answered = max(attempts, key=lambda attempt: attempt.number)
-    if each.cost is not None and _pico(each.cost) != answered.cost_pico:
+    costs = {attempt.cost_pico for attempt in (attempts if each.status >= 400 else [answered])}
+    if each.cost is not None and _pico(each.cost) not in costs:
         yield Finding("cost_header_differs", each.call_id, f"client {each.cost}, journal {answered.cost_pico} pico")
     seen = provided.get(answered.id)
     if each.usage is not None and seen is not None and seen.served:

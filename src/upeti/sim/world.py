@@ -220,16 +220,21 @@ class World:
 
     async def command(self, *arguments: str) -> str:
         """Run another command on the same configuration; return what it printed. Raises ``WorldError``."""
+        return await self.run("upeti.cli.main", *arguments, "--config", str(self.config))
+
+    async def run(self, module: str, *arguments: str) -> str:
+        """Run ``python -m MODULE``; return what it printed. Raises ``WorldError``."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "upeti.cli.main", *arguments, "--config", str(self.config)),
+            *("-m", module, *arguments),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self._environment,
         )
         out, errors = await process.communicate()
         if process.returncode:
-            raise WorldError(f"upeti {' '.join(arguments)}: exit code {process.returncode}: {errors.decode()}")
+            shown = " ".join((module, *arguments))
+            raise WorldError(f"{shown}: exit code {process.returncode}: {out.decode()} {errors.decode()}")
         return out.decode()
 
     def journal(self) -> Journal:
