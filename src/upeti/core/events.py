@@ -55,7 +55,8 @@ class AttemptOpened(msgspec.Struct, frozen=True, array_like=True, tag="opened", 
     budgets: tuple[str, ...]  # ids of the budgets the bound is held on
     bound_pico: int
     currency: str = "USD"
-    priced: bool = True  # False: no price in the book, so the bound is 0 and means nothing
+    # False: no price in the book, or nothing that bounds the cost; the bound is 0 and means nothing
+    priced: bool = True
 
 
 class AttemptSettled(msgspec.Struct, frozen=True, array_like=True, tag="settled", gc=False):

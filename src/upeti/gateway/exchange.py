@@ -100,12 +100,13 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
     budgets = caller.budgets
     purses: tuple[Purse, ...] = ()
     try:
-        bound_pico = _bound(call, lane, price, bool(budgets))
+        bound = _bound(call, lane, price, bool(budgets))
+        bound_pico = bound or 0
         if budgets:
             purses = gateway.holds.purses_of(budgets)
-            if not gateway.holds.place(purses, bound_pico):
+            if not gateway.holds.place(purses, bound_pico or 0):
                 call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
-                await gateway.holds.place_with_more(purses, bound_pico)
+                await gateway.holds.place_with_more(purses, bound_pico or 0)
                 call.fiber.deadline = NEVER_S
     except TimedOut:
         return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
@@ -131,21 +132,23 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         budgets,
         bound_pico,
         lane.currency,
-        price is not None,
+        price is not None and bound is not None,
     )
     with Attempt(opened, price, purses, gateway) as attempt:
         await gateway.journal
         return await _dispatch(call, lane, attempt)
 
 
-def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int:
-    """What to hold. Raises ``BadRequest`` for what may not be served without a bound."""
+def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int | None:
+    """What to hold, None where nobody can say and no limit asks. Raises ``BadRequest`` where a bound is needed."""
     bound_pico = call.bound_pico(lane, price) if price is not None else None
     if bound_pico is not None:
         if bound_pico <= RECORDED_MAX:
             return bound_pico
-    elif call.target.method in ("GET", "DELETE") or not (limited or price is not None or _refused(call)):
-        return 0  # no provider bills a look-up or a deletion; an unlimited key may be served unpriced
+    elif call.target.method in ("GET", "DELETE"):
+        return None  # no provider bills a look-up or a deletion
+    elif not limited and (price is not None or not _refused(call)):
+        return None
     elif price is None:
         raise BadRequest(
             "price_unknown",
@@ -153,8 +156,6 @@ def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int:
             f"{'' if call.at_list_price else ' at the tier that is asked for'}. Add a row "
             'in money.price_files, or set money.unpriced = "record" (a key with a limit always needs a price).',
         )
-    elif not limited:
-        return 0
     raise BadRequest(
         "cost_unbounded",
         "The cost of this call cannot be bounded, so a key with a limit may not make it: lower the output cap, use a key "

@@ -63,8 +63,8 @@ ENDINGS: Final[Mapping[Ended, Rule]] = {
 }
 
 
-def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico: int) -> tuple[Outcome, int]:
-    """Return how the hold is settled and the cost in pico units."""
+def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico: int | None) -> tuple[Outcome, int]:
+    """Return how the hold is settled and the cost in pico units. ``bound_pico`` is None when there is no bound."""
     rule = ENDINGS[ended]
     if rule is Rule.VOID:
         return Outcome.VOIDED, 0
@@ -72,14 +72,13 @@ def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico:
         return Outcome.POSTED, 0
     if price is None:
         return Outcome.UNPRICED, 0
-    if meters is None:
-        return Outcome.ESTIMATED, bound_pico
-    cost = cost_of(price, meters)
-    if cost is None:
-        return _UNPRICED, 0
-    if cost > RECORDED_MAX:
-        return Outcome.ESTIMATED, bound_pico
-    return _POSTED, cost
+    if meters is not None:
+        cost = cost_of(price, meters)
+        if cost is None:
+            return _UNPRICED, 0
+        if cost <= RECORDED_MAX:
+            return _POSTED, cost
+    return (Outcome.ESTIMATED, bound_pico) if bound_pico is not None else (_UNPRICED, 0)
 
 
 # What an integer of the journal holds: 9.2 million USD for one attempt. A report beyond that is not to be believed.
@@ -299,14 +298,14 @@ class Attempt:
             raise AssertionError(f"attempt {self.opened.call_id}-{self.opened.attempt} is settled already")
         gateway, opened, price = self._gateway, self.opened, self.price
         if self.sent:
-            outcome, cost_pico = settle(ended, meters, price, opened.bound_pico)
+            bound_pico = opened.bound_pico if opened.priced else None
+            outcome, cost_pico = settle(ended, meters, price, bound_pico)
         else:
             ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
         self.outcome = outcome
         self.cost_pico = cost_pico
-        bound_pico = opened.bound_pico
         for purse in self.purses:
-            purse.held -= bound_pico
+            purse.held -= opened.bound_pico
             purse.lease -= cost_pico
             purse.posted += cost_pico
         gateway.open_attempts.discard(self)

@@ -146,7 +146,7 @@ def _settled_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) 
 
 def _held_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) -> bytes:
     """The same of a stream, whose cost is not known yet: what it costs at most."""
-    known = attempt.price is not None
+    known = attempt.opened.priced
     bound = decimal_text(attempt.opened.bound_pico) if known else "unknown"
     return _our_headers(call, lane, attempt, request_id, "cost-max", bound)
 
