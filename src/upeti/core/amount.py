@@ -50,7 +50,7 @@ def decimal_text(pico: int) -> str:
     """Return pico units as a plain decimal string without trailing zeros: ``1_500_000_000_000`` → ``"1.5"``."""
     if pico < 0:
         return "-" + decimal_text(-pico)
-    return ("%d.%012d" % divmod(pico, PICO_PER_UNIT)).rstrip("0").rstrip(".")
+    return ("%d.%012d" % divmod(pico, PICO_PER_UNIT)).rstrip("0").rstrip(".")  # noqa: UP031 - half the time of an f-string
 
 
 def to_decimal(pico: int) -> Decimal:

@@ -104,9 +104,9 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         bound_pico = bound or 0
         if budgets:
             purses = gateway.holds.purses_of(budgets)
-            if not gateway.holds.place(purses, bound_pico or 0):
+            if not gateway.holds.place(purses, bound_pico):
                 call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
-                await gateway.holds.place_with_more(purses, bound_pico or 0)
+                await gateway.holds.place_with_more(purses, bound_pico)
                 call.fiber.deadline = NEVER_S
     except TimedOut:
         return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
@@ -132,7 +132,7 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         budgets,
         bound_pico,
         lane.currency,
-        price is not None and bound is not None,
+        bound is not None,
     )
     with Attempt(opened, price, purses, gateway) as attempt:
         await gateway.journal
