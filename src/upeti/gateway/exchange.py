@@ -68,7 +68,7 @@ async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
     pause_s = _BACK_OFF_S
     while True:
         for lane in left:
-            if call.attempts >= attempts_max:
+            if call.attempts >= attempts_max or call.gateway.loop.time() >= call.deadline_s:
                 break
             new = await _attempt(call, lane)
             if new is None:
@@ -134,6 +134,9 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         lane.currency,
         bound is not None,
     )
+    breaker = lane.channel.breaker
+    if breaker.is_open:
+        breaker.trying(gateway.loop.time())  # before others are planned in this turn of the loop
     with Attempt(opened, price, purses, gateway) as attempt:
         await gateway.journal
         return await _dispatch(call, lane, attempt)
@@ -172,7 +175,6 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
     gateway, fiber, channel = call.gateway, call.fiber, lane.channel
     reply: UpstreamConnection | None = None
     sent_s = gateway.loop.time()
-    channel.breaker.trying(sent_s)
     fiber.deadline = min(sent_s + call.way.attempt_timeout_s, call.deadline_s)
     try:
         reply = channel.pool.idle() or await channel.pool.connect()
