@@ -113,7 +113,7 @@ class Purse:
         self.limit = 0
         self.resets_ns = 0
         self.asked = False
-        self.refused = False  # the keeper's last answer gave less than was needed
+        self.refused = False  # the keeper's answer to the last ask was that there is no more
         self.used = False  # since the last tick
         self.waiting: list[tuple[Fiber, int]] = []
 
@@ -124,6 +124,17 @@ class Purse:
 
     def park(self, fiber: Fiber, ticket: int) -> None:
         self.waiting.append((fiber, ticket))
+
+    def released(self) -> None:
+        """A hold has ended: who waits for the keeper may fit now. One after the other, up to the first that does not, so
+        that a crowd costs nothing.
+        """
+        while self.waiting and self.lease > self.held:
+            fiber, ticket = self.waiting.pop(0)
+            before = len(self.waiting)
+            fiber.resume(ticket)
+            if len(self.waiting) > before:
+                return
 
     def wake(self) -> None:
         waiting, self.waiting = self.waiting, []
@@ -181,9 +192,12 @@ class Holds:
                     await self._more(purse, bound_pico)
 
     async def _more(self, purse: Purse, bound_pico: int) -> None:
-        """Wait for the keeper's answer, or for the keeper itself: the caller's deadline ends that."""
+        """Wait for the keeper's answer, for the keeper itself, or for the end of another hold: the caller's deadline
+        ends that.
+        """
         if not purse.asked:
             need = bound_pico - (purse.lease - purse.held)
+            purse.refused = False
             purse.asked = self._treasury.ask(purse.budget, need, purse.posted)
         await parked(purse)
         if purse.refused and purse.lease - purse.held < bound_pico:
@@ -308,6 +322,8 @@ class Attempt:
             purse.held -= opened.bound_pico
             purse.lease -= cost_pico
             purse.posted += cost_pico
+            if purse.waiting:
+                gateway.loop.call_soon(purse.released)
         gateway.open_attempts.discard(self)
         status = 0
         first_byte_us = total_us = -1
