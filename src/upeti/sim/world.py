@@ -252,7 +252,7 @@ class World:
         return {name: BudgetState(int(limit), int(spent), leased.get(name, 0)) for name, limit, spent in budgets}
 
     def live_instances(self) -> set[str]:
-        """Return the workers whose journal has not been read to its end, by the state."""
+        """Return the workers that said hello and whose journal has not been read to its end, by the state."""
         with _reading(self.data_dir) as state:
             return {name for (name,) in state.execute("SELECT instance FROM instances WHERE state = 'live'")}
 
