@@ -1,0 +1,90 @@
+"""Seeded trouble: which calls are made, and who is killed when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+
+from faults.scene import Key
+from upeti.sim.client import Ask
+from upeti.sim.world import World
+
+# How often each route is called. Most calls are plain, so that there are thousands; the rest is what goes wrong.
+MIX = {
+    "plain": 50,
+    "drip": 10,
+    "slow": 6,
+    "cached": 6,
+    "failover": 6,
+    "busy": 4,
+    "refused": 3,
+    "unsure": 2,
+    "down": 1,
+    "lost": 3,
+    "cut": 3,
+    "nousage": 2,
+    "silent": 1,
+    "stall": 1,
+    "gone": 2,
+}
+WIRES = ("chat_completions",) * 6 + ("responses", "responses", "completions", "embeddings")
+
+
+def asks(random: Random, keys: Sequence[Key], goes_on: Callable[[], bool], prefix: str = "t") -> Iterator[Ask]:
+    """Yield calls with tags of their own for as long as ``goes_on``."""
+    routes = random.choices(list(MIX), list(MIX.values()), k=4096)
+    number = 0
+    while goes_on():
+        number += 1
+        wire = random.choice(WIRES)
+        stream = wire != "embeddings" and random.random() < 0.4
+        leaves = random.random() < 0.04
+        yield Ask(
+            routes[number % len(routes)],
+            random.choice(keys).secret,
+            tag=f"{prefix}{number}",
+            feature=random.choice(("", "captions", "search")),
+            wire=wire,
+            stream=stream,
+            include_usage=stream and random.random() < 0.5,
+            output_tokens_max=random.choice((1, 5, 16, 40)),
+            text="Apa topik dari keterangan ini? " * random.randint(1, 6),
+            leave_after_bytes=random.choice((0, 1, 300)) if leaves else None,
+        )
+
+
+class Killer:
+    """Kills workers and the keeper at random moments, never the same way twice in a row for long."""
+
+    def __init__(self, world: World, random: Random) -> None:
+        self.kills: Counter[str] = Counter()
+        self._world = world
+        self._random = random
+
+    async def kill_for(self, seconds: float, *, pause_s: tuple[float, float]) -> None:
+        """Go on for so long, with pauses between the kills drawn from ``pause_s``."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while loop.time() < end:
+            await asyncio.sleep(self._random.uniform(*pause_s))
+            self.kill_one()
+
+    def kill_one(self) -> None:
+        world, random = self._world, self._random
+        drawn = random.random()
+        if drawn < 0.60:
+            self._kill("worker", world.workers()[:1] if random.random() < 0.5 else world.workers()[-1:])
+        elif drawn < 0.80:
+            self._kill("keeper", world.keepers())
+        elif drawn < 0.95:
+            self._kill("worker and keeper", [*random.sample(world.workers(), k=min(1, len(world.workers()))), *world.keepers()])
+        else:
+            self._kill("all workers", world.workers())
+
+    def _kill(self, name: str, pids: Sequence[int]) -> None:
+        for pid in pids:
+            self._world.kill(pid)
+        if pids:
+            self.kills[name] += 1

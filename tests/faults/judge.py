@@ -1,0 +1,150 @@
+"""The last word on a world that has stopped: auditor, bill, verification and state must say the same."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from faults.scene import Scene
+from upeti.sim.auditor import Attempt, Finding, Received, audit
+from upeti.sim.client import Got
+from upeti.sim.world import World
+
+# Refusals and failures that the scene asks for. A fault of ours would be "internal_error".
+EXPECTED_CODES = frozenset(
+    {
+        "",
+        "budget_exceeded",
+        "budget_unavailable",
+        "upstream_failed",
+        "upstream_timeout",
+        "stream_cut",
+        "stream_idle",
+        "deadline_exceeded",
+        # the providers' own
+        "server_error",
+        "rate_limit_exceeded",
+        "invalid_request",
+        "overloaded",
+    }
+)
+
+
+def pico(text: str) -> int:
+    scaled = Decimal(text) * 10**12
+    assert scaled == int(scaled), text
+    return int(scaled)
+
+
+async def quiet(world: World, seconds: float = 30.0) -> None:
+    """Wait until nothing is open any more: calls have ended, and what the dead left is recovered."""
+    await world.until(lambda: not open_attempts(world), "the settlement of every attempt", seconds)
+
+
+def open_attempts(world: World) -> list[Attempt]:
+    return [attempt for attempt in world.journal().attempts.values() if not attempt.settled]
+
+
+class Verdict:
+    """Everything that was found, and what it takes to say which call it is about."""
+
+    def __init__(self, world: World, scene: Scene, gots: Sequence[Got]) -> None:
+        self.world = world
+        self.scene = scene
+        self.gots = gots
+        self.calls: list[dict[str, Any]] = []
+        self.bill: dict[str, Any] = {}
+        self.problems: list[str] = []
+
+    async def reach(self) -> None:
+        """Run the commands a user would, and compare. Raises ``AssertionError`` that names the calls."""
+        listed, billed, verified = await asyncio.gather(
+            self.world.command("calls", "--json", "--limit", "0"),
+            self.world.command("bill", "--by", "tenant,key", "--json"),
+            self.world.command("journal", "verify", "--json"),
+        )
+        self.calls, self.bill = json.loads(listed), json.loads(billed)
+        self._audit()
+        self._compare_bill()
+        self._compare_state()
+        self._compare_tags()
+        verification = json.loads(verified)
+        if not verification["sound"] or any(one["open"] for one in verification["instances"]):
+            self.problems.append(f"`upeti journal verify`: {verification}")
+        codes = Counter(got.error_code for got in self.gots)
+        if unexpected := codes.keys() - EXPECTED_CODES:
+            self.problems.append(f"error codes that nothing here asks for: {unexpected}")
+        assert not self.problems, "\n".join([f"{len(self.problems)} problems", *self.problems[:8]])
+
+    def _audit(self) -> None:
+        received = [Received(**fields) for got in self.gots if (fields := got.received()) is not None]
+        bill = {f"{row['call_id']}-{row['attempt']}": pico(row["cost"]) for row in self.calls}
+        findings = audit(
+            self.world.data_dir,
+            self.world.provider_logs(),
+            received,
+            prices=self.scene.prices(),
+            limits_pico=self.scene.limits_pico(),
+            bill=bill,
+        )
+        self.problems += [self._explain(finding) for finding in findings]
+
+    def _explain(self, finding: Finding) -> str:
+        call_id = finding.about.rpartition("-")[0] or finding.about
+        rows = [row for row in self.calls if row["call_id"] in (call_id, finding.about)]
+        gots = [got for got in self.gots if got.call_id in (call_id, finding.about)]
+        told = [f"{got.ask}\n    status {got.status} cut {got.cut!r} body …{got.body[-200:]!r}" for got in gots]
+        lines = [f"{finding.kind} {finding.about}: {finding.detail}"]
+        lines += [f"  journal: {row}" for row in rows] + [f"  client: {text}" for text in told]
+        return "\n".join(lines)
+
+    def _compare_bill(self) -> None:
+        """The bill by key is the sum of the attempts' costs, each once."""
+        sums: Counter[str] = Counter()
+        for attempt in self.world.journal().attempts.values():
+            key = attempt.budgets[0].removeprefix("key:") if attempt.budgets else "free"
+            sums[key] += attempt.cost_pico
+        billed = {line["key"]: pico(line["cost"]) for line in self.bill["lines"]}
+        if billed != dict(sums):
+            self.problems.append(f"the bill says {billed}, the journal {dict(sums)}")
+        if self.bill["pending"] or self.bill["damage"]:
+            self.problems.append(f"the bill is not whole: {self.bill['pending']} {self.bill['damage']}")
+
+    def _compare_state(self) -> None:
+        """What the budgets have spent is what the journal posted on them, to the pico; nothing is leased."""
+        spent: Counter[str] = Counter()
+        for attempt in self.world.journal().attempts.values():
+            for budget in attempt.budgets:
+                spent[budget] += attempt.cost_pico
+        for name, state in self.world.budgets().items():
+            if state.spent_pico != spent[name] or state.leased_pico or state.spent_pico > state.limit_pico:
+                self.problems.append(f"budget {name}: {state}; the journal posted {spent[name]}")
+        if live := self.world.live_instances():
+            self.problems.append(f"not closed in the state: {live}")
+
+    def _compare_tags(self) -> None:
+        """A tag is one call: the one whose id its client was told, if it was told any."""
+        ids: dict[str, set[str]] = {}
+        for row in self.calls:
+            ids.setdefault(row["task"] or "", set()).add(row["call_id"])
+        for got in self.gots:
+            journaled = ids.get(got.ask.tag, set())
+            if len(journaled) > 1 or (got.call_id and journaled - {got.call_id}):
+                self.problems.append(f"tag {got.ask.tag}: client has {got.call_id}, journal has {journaled}")
+            if got.answered and not journaled:
+                self.problems.append(f"tag {got.ask.tag}: answered {got.status}, not in the journal; {got.headers}")
+
+    def summary(self) -> str:
+        outcomes = Counter(row["outcome"] for row in self.calls)
+        ended = Counter(row["ended"] for row in self.calls)
+        statuses = Counter(got.status if got.status else got.cut for got in self.gots)
+        codes = Counter(got.error_code for got in self.gots if got.error_code)
+        return (
+            f"{len(self.gots)} calls, {sum(got.answered for got in self.gots)} answered whole; "
+            f"{len(self.calls)} attempts\n  statuses {dict(statuses)}\n  codes {dict(codes)}\n"
+            f"  outcomes {dict(outcomes)}\n  ended {dict(ended)}"
+        )
