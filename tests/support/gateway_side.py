@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,7 +64,7 @@ def channel(name: str, at: SimProvider | int, kind: str = "openai_compatible", *
     """A channel to a fake provider, or to a port of this machine. Azure's and Anthropic's paths begin at the root."""
     port, tls = (at, False) if isinstance(at, int) else (at.port, at.url.startswith("https"))
     path = "/v1" if kind in ("openai_compatible", "embedded") else ""
-    return s.ChannelView(name, kind, "127.0.0.1", port, tls, **({"path": path} | changes))
+    return s.ChannelView(name, kind, "127.0.0.1", port, **({"tls": tls, "path": path} | changes))
 
 
 def candidate(channel: str, model: str = "", **changes: Any) -> s.CandidateView:
@@ -378,7 +380,9 @@ class Line:
         self.writer.close()
 
     def reset(self) -> None:
-        """Leave so that the gateway notices at once."""
+        """Leave so that the gateway notices at once: a plain end is taken for a half-closed connection."""
+        peer = self.writer.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
 

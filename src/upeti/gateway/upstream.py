@@ -170,11 +170,17 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._error = UpstreamError("garbage", "the provider switched protocols", sent=True)
         except httptools.HttpParserError as error:
-            kind = "cut" if self.head_done else "garbage"
-            self._error = UpstreamError(kind, f"the provider's answer is not HTTP: {error}", sent=True)
+            self._not_http(error)
         self._bytes += len(data)
         if self._fiber is not None and (self._reading or self._ready()):
             self._wake()
+
+    def _not_http(self, error: httptools.HttpParserError) -> None:
+        if self.complete:
+            self.keep_alive = False  # the answer is whole; what came behind it is nobody's
+            return
+        kind = "cut" if self.head_done else "garbage"
+        self._error = UpstreamError(kind, f"the provider's answer is not HTTP: {error}", sent=True)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
@@ -203,6 +209,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.headers[kept] = value
 
     def on_headers_complete(self) -> None:
+        if self.complete:  # its headers are mixed with those of the first
+            self._error = UpstreamError("garbage", "the provider sent a second answer behind the first", sent=True)
+            return
         self.status = status = self._parser.get_status_code()
         if status >= 200:
             self.head_done = True
@@ -217,7 +226,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.status < 200:  # 100 Continue, 103 Early Hints: the answer is still to come
             self.headers = {}
             return
-        self.keep_alive = self._has_length and self._parser.should_keep_alive()
+        self.keep_alive = self._has_length and self._error is None and self._parser.should_keep_alive()
         self.complete = True
 
 
