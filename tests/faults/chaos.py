@@ -79,7 +79,9 @@ class Killer:
         elif drawn < 0.80:
             self._kill("keeper", world.keepers())
         elif drawn < 0.95:
-            self._kill("worker and keeper", [*random.sample(world.workers(), k=min(1, len(world.workers()))), *world.keepers()])
+            self._kill(
+                "worker and keeper", [*random.sample(world.workers(), k=min(1, len(world.workers()))), *world.keepers()]
+            )
         else:
             self._kill("all workers", world.workers())
 

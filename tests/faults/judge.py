@@ -25,6 +25,7 @@ EXPECTED_CODES = frozenset(
         "stream_cut",
         "stream_idle",
         "deadline_exceeded",
+        "invalid_api_key",
         # the providers' own
         "server_error",
         "rate_limit_exceeded",
@@ -103,14 +104,16 @@ class Verdict:
         return "\n".join(lines)
 
     def _compare_bill(self) -> None:
-        """The bill by key is the sum of the attempts' costs, each once."""
+        """The bill by key is the sum of the attempts' costs, each once; the auditor knows keys by their budgets."""
         sums: Counter[str] = Counter()
         for attempt in self.world.journal().attempts.values():
-            key = attempt.budgets[0].removeprefix("key:") if attempt.budgets else "free"
-            sums[key] += attempt.cost_pico
-        billed = {line["key"]: pico(line["cost"]) for line in self.bill["lines"]}
-        if billed != dict(sums):
-            self.problems.append(f"the bill says {billed}, the journal {dict(sums)}")
+            sums[attempt.budgets[0] if attempt.budgets else "unlimited"] += attempt.cost_pico
+        billed: Counter[str] = Counter()
+        for line in self.bill["lines"]:
+            budget = f"key:{line['key']}"
+            billed[budget if budget in self.world.budgets() else "unlimited"] += pico(line["cost"])
+        if billed != sums:
+            self.problems.append(f"the bill says {billed}, the journal {sums}")
         if self.bill["pending"] or self.bill["damage"]:
             self.problems.append(f"the bill is not whole: {self.bill['pending']} {self.bill['damage']}")
 
