@@ -15,7 +15,7 @@ from random import Random
 from faults.judge import Verdict, pico, quiet
 from faults.scene import PER_MILLION, Key, Route, Scene
 from upeti.sim.client import Ask, Client, Got, load
-from upeti.sim.world import World
+from upeti.sim.world import World, is_there
 
 TAKEN_S = 2.0  # a change holds within this
 ROUTES = (
@@ -226,10 +226,3 @@ async def test_a_killed_supervisor_leaves_nothing_undone(tmp_path: Path) -> None
         await quiet(world)
         assert await world.stop() == 0
         await Verdict(world, scene, gots).reach()
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from upeti.sim.client import Ask, Client
-from upeti.sim.world import World, WorldError
+from upeti.sim.world import World, WorldError, is_there
 
 CONFIG = """\
 data_dir = "data"
@@ -26,13 +26,6 @@ base_url = "http://127.0.0.1:{port}/v1"
 name = "m"
 candidate = [{{ channel = "alpha" }}]
 """
-
-
-def is_there(pid: int) -> bool:
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 async def test_it_starts_serves_and_dies(tmp_path: Path) -> None:

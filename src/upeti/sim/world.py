@@ -150,11 +150,13 @@ class World:
         """End the supervisor and all its processes as a machine that loses its power does: none sees another end."""
         server = self._running()
         _signal(server.pid, signal.SIGSTOP)  # it would start again what dies
-        for pid in self.children():
+        children = self.children()
+        for pid in children:
             _signal(pid, signal.SIGKILL)
         _signal(server.pid, signal.SIGKILL)
         await server.wait()
         self._server = None
+        await self.until(lambda: not any(map(is_there, children)), "the death of everything")
 
     async def kill_supervisor(self) -> list[int]:
         """Kill the supervisor alone; return the processes it leaves, which are told to stop by the kernel."""
@@ -271,6 +273,14 @@ class _reading:  # noqa: N801 - used like a function
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._state.close()
+
+
+def is_there(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _signal(pid: int, number: int) -> None:
