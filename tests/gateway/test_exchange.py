@@ -351,6 +351,18 @@ async def test_a_stream_that_falls_silent_is_ended_with_an_error(
         await until(lambda: provider.connections_open == 0, what="the end of the connection")
 
 
+async def test_a_plain_answer_that_falls_silent_goes_to_the_next_candidate(
+    tmp_path: Path, provider: SimProvider, other: SimProvider
+) -> None:
+    """Nothing of it has reached the client; the time to the first byte is over, so only the silence can end it."""
+    async with serving(tmp_path, two(provider, other, "m-stall3", stream_idle_ms=150)) as served:
+        began = asyncio.get_running_loop().time()
+        answered = await served.ask(CALL)
+        assert asyncio.get_running_loop().time() - began < 2
+        assert (answered.status, answered.headers["x-upeti-served-by"]) == (200, "second/m")
+        assert served.books().outcomes() == [("timed_out", "estimated"), ("answered", "posted")]
+
+
 async def test_a_message_that_is_cut_ends_with_an_error_of_its_own_shape(tmp_path: Path, provider: SimProvider) -> None:
     async with serving(tmp_path, snapshot([channel("up", provider, "anthropic")])) as served:
         sent = request({"model": "m-cut4-each", "max_tokens": 5, "messages": [], "stream": True}, "/v1/messages")

@@ -182,7 +182,7 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
             raise ClientLeft
         request = _request_bytes(call, lane, attempt)
         attempt.sent = True
-        reply.begin(request, gateway.limits.answer_bytes_max)
+        reply.begin(request, gateway.limits.answer_bytes_max, fiber.deadline, call.way.stream_idle_s)
         await reply
         if reply.status >= 400:
             return await relay.refused(call, lane, attempt, reply, sent_s)

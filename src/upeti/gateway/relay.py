@@ -44,7 +44,7 @@ def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
 async def refused(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Failure | None:
     """An error of the provider: settle it; give it back, or let the next candidate try."""
     status, channel = reply.status, lane.channel
-    body = await _whole(reply, call.gateway.limits.answer_bytes_max)
+    body = await _whole(call, reply)
     call.fiber.deadline = NEVER_S
     request_id = provider_request_id(reply.headers)
     unsure = channel.provider.may_charge(status, error_code(body))
@@ -66,17 +66,21 @@ def give_back(call: Call, answer: Answer) -> None:
     call.client.send_answer(answer.status, content_type, ours + answer_headers(answer.headers), answer.body)
 
 
-async def _whole(reply: UpstreamConnection, bytes_max: int) -> bytes:
+async def _whole(call: Call, reply: UpstreamConnection) -> bytes:
     """Return the body of an answer whose head is there, up to a limit."""
     if reply.complete:
         return reply.whole_body()
+    gateway, fiber = call.gateway, call.fiber
+    until_s = fiber.deadline
     parts = []
     size = 0
-    while data := await reply.read():
+    while size <= gateway.limits.answer_bytes_max:
+        fiber.deadline = min(until_s, gateway.loop.time() + call.way.stream_idle_s)
+        data = await reply.read()
+        if not data:
+            break
         parts.append(data)
         size += len(data)
-        if size > bytes_max:
-            break
     return b"".join(parts)
 
 

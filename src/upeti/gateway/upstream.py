@@ -40,12 +40,14 @@ class UpstreamConnection(asyncio.Protocol):
         "_error",
         "_fiber",
         "_has_length",
+        "_idle_s",
         "_loop",
         "_parser",
         "_parts",
         "_pool",
         "_reading",
         "_ticket",
+        "_until_s",
         "_whole_max",
         "busy",
         "closed",
@@ -80,8 +82,10 @@ class UpstreamConnection(asyncio.Protocol):
 
     # -- the exchange's side ------------------------------------------------------------------------------------
 
-    def begin(self, request: bytes, whole_max: int) -> None:
-        """Send a request. Its answer is collected up to ``whole_max`` bytes before it counts as a stream."""
+    def begin(self, request: bytes, whole_max: int, until_s: float, idle_s: float) -> None:
+        """Send a request. Its answer is collected up to ``whole_max`` bytes before it counts as a stream; one that is
+        collected must be whole until ``until_s``, and may, once begun, be silent for ``idle_s``.
+        """
         self.status = 0
         self.headers = {}
         self.head_done = False
@@ -91,6 +95,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._has_length = False
         self._bytes = 0
         self._whole_max = whole_max
+        self._until_s = until_s
+        self._idle_s = idle_s
         self._reading = False  # False: waiting for the answer, True: reading its body part by part
         self._parts.clear()
         self.busy = True
@@ -172,8 +178,11 @@ class UpstreamConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._not_http(error)
         self._bytes += len(data)
-        if self._fiber is not None and (self._reading or self._ready()):
-            self._wake()
+        if self._fiber is not None:
+            if self._reading or self._ready():
+                self._wake()
+            elif self.head_done:
+                self._fiber.deadline = min(self._until_s, self._loop.time() + self._idle_s)
 
     def _not_http(self, error: httptools.HttpParserError) -> None:
         if self.complete:
