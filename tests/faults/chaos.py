@@ -1,8 +1,9 @@
-"""Seeded trouble: which calls are made, and who is killed when."""
+"""Trouble: which calls are made, who is killed when, and a client that does not read; what is drawn is seeded."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -90,3 +91,26 @@ class Killer:
             self._world.kill(pid)
         if pids:
             self.kills[name] += 1
+
+
+class DeafClient:
+    """Asks and does not read."""
+
+    def __init__(self, url: str, ask: Ask) -> None:
+        host, _, port = url.removeprefix("http://").partition(":")
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        self._socket.connect((host, int(port)))
+        self._socket.sendall(ask.request(f"{host}:{port}"))
+
+    def read_rest(self) -> bytes:
+        """Read what there is to the end of the connection."""
+        self._socket.settimeout(10)
+        data = b""
+        try:
+            while part := self._socket.recv(1 << 20):
+                data += part
+        except ConnectionResetError:
+            pass
+        self._socket.close()
+        return data

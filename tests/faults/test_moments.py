@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.chaos import DeafClient
 from faults.judge import Verdict, open_attempts, quiet
 from faults.scene import Key, Route, Scene
 from upeti.sim.auditor import Attempt
@@ -51,29 +52,6 @@ def hole() -> Iterator[int]:
     finally:
         for one in (*waiting, listener):
             one.close()
-
-
-class DeafClient:
-    """Asks and does not read."""
-
-    def __init__(self, url: str, ask: Ask) -> None:
-        host, _, port = url.removeprefix("http://").partition(":")
-        self._socket = socket.socket()
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.connect((host, int(port)))
-        self._socket.sendall(ask.request(f"{host}:{port}"))
-
-    def read_rest(self) -> bytes:
-        """Read what there is to the end of the connection."""
-        self._socket.settimeout(10)
-        data = b""
-        try:
-            while part := self._socket.recv(1 << 20):
-                data += part
-        except ConnectionResetError:
-            pass
-        self._socket.close()
-        return data
 
 
 def settlements(world: World) -> dict[str, list[tuple[str, str, int]]]:

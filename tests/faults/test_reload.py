@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from faults.chaos import DeafClient
 from faults.judge import Verdict, pico, quiet
 from faults.scene import PER_MILLION, Key, Route, Scene
 from upeti.sim.client import Ask, Client, Got, load
@@ -202,6 +203,24 @@ async def test_stopping_under_load_answers_what_is_under_way(tmp_path: Path) -> 
             assert (await client.call(Ask("plain", FREE.secret))).answered
         assert await world.stop() == 0
         assert "recovered" not in {event["event"] for event in world.events()}
+
+
+async def test_stopping_waits_for_a_client_that_reads_slowly(tmp_path: Path) -> None:
+    """Its call is settled and its answer is written, but not all of that has left the worker yet."""
+    async with World(tmp_path) as world:
+        scene = Scene((FREE,), (*ROUTES, Route("big", "sim-biganswer12288", "")), workers=1)
+        await world.start_provider("alpha")
+        scene.write(world)
+        await world.start()
+        deaf = DeafClient(world.url, Ask("big", FREE.secret))
+        await world.until(lambda: [a for a in world.journal().attempts.values() if a.settled], "the settlement")
+        stopping = asyncio.create_task(world.stop())
+        await asyncio.sleep(1)
+        assert not stopping.done()
+        head, _, body = (await asyncio.to_thread(deaf.read_rest)).partition(b"\r\n\r\n")
+        assert f"content-length: {len(body)}\r\n".encode() in head + b"\r\n"
+        assert len(body) > 12_000_000
+        assert await stopping == 0
 
 
 async def test_a_killed_supervisor_leaves_nothing_undone(tmp_path: Path) -> None:

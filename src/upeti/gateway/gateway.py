@@ -178,12 +178,15 @@ class Gateway:
     # -- the end -----------------------------------------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Take no new calls, finish those in flight, give the leases back, end the journal."""
+        """Take no new calls, finish those in flight down to their last byte, give the leases back, end the journal."""
         self.draining = True
         for connection in list(self.connections):
             connection.close_when_idle()
         until_s = self.loop.time() + self.limits.drain_timeout_ms / 1000
         while self.fibers and self.loop.time() < until_s:
+            await asyncio.sleep(0.02)
+        # What a slow client has not read yet is paid for.
+        while any(connection.unsent for connection in self.connections) and self.loop.time() < until_s:
             await asyncio.sleep(0.02)
         for fiber in list(self.fibers):
             fiber.interrupt(TimedOut())

@@ -381,6 +381,11 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.abort()
 
+    @property
+    def unsent(self) -> bool:
+        """Whether a part of an answer still waits for the client to read."""
+        return self._transport.get_write_buffer_size() > 0
+
     def close_when_idle(self) -> None:
         """The worker drains: close now if no call is being served, else after it."""
         if self._call is None and not self._received:
