@@ -185,7 +185,7 @@ class LiveView:
         caller = self._callers.get(bearer)
         if caller is None or caller.expires_ns:
             caller = identify(headers, self.keys, now_ns)
-            if bearer:
+            if bearer.startswith((b"Bearer ", b"bearer ")):  # with any other scheme the key stood elsewhere
                 if len(self._callers) >= _REMEMBERED_MAX:
                     self._callers.clear()
                 self._callers[bearer] = caller
