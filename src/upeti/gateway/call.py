@@ -124,7 +124,8 @@ class Call:
             fields = self._read_other()
         else:
             self.is_json = True
-            if not headers.get(b"content-type", b"application/json").startswith(b"application/json"):
+            content_type = headers.get(b"content-type", b"application/json")
+            if not content_type.startswith(b"application/json") and content_type[:16].lower() != b"application/json":
                 raise BadRequest("invalid_content_type", "Send the body as `Content-Type: application/json`.")
             fields = decode_fields(self.body)
             self.model = fields.model or target.model
@@ -154,7 +155,7 @@ class Call:
 
     def _read_other(self) -> BodyFields:
         """A relayed API of which little is known: its model, if it names one, in JSON or in a form."""
-        content_type = self.headers.get(b"content-type", b"")
+        content_type = self.headers.get(b"content-type", b"").lower()
         self.is_json = content_type.startswith(b"application/json") and bool(self.body)
         fields = _NO_FIELDS
         self.model = ""
