@@ -213,7 +213,9 @@ class Served:
         self.gateway = Gateway(self.data_dir, 0, loop)
         self.log = KeptLog(self.gateway.instance, self.gateway.now_ns)
         self.gateway.log = self.log
-        self._server = await loop.create_server(lambda: ClientConnection(self.gateway), "127.0.0.1", 0, ssl=self._tls)
+        self._server = await loop.create_server(
+            lambda: ClientConnection(self.gateway), "127.0.0.1", 0, ssl=self._tls, backlog=4096
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         self._keeper_line = loop.create_task(self.gateway.keeper.run())
         self.gateway.tick()

@@ -165,13 +165,14 @@ class Gateway:
                     unreachable = Overloaded("keeper_unreachable", "The keeper sums the metrics and cannot be reached.")
                     client.send_error(unreachable, call_id)
                 else:
-                    client.send_answer(200, b"text/plain; version=0.0.4; charset=utf-8", b"", text.encode())
+                    body = text.encode() if call.method != b"HEAD" else b""
+                    client.send_answer(200, b"text/plain; version=0.0.4; charset=utf-8", b"", body)
 
             self.keeper.ask_metrics(answer)
         elif call.url == b"/readyz" and (self.draining or not self.view.routes):
             client.send_error(Overloaded("not_ready", "This worker is stopping, or has no routes."), call_id)
         elif call.url in self.own_paths:
-            client.send_json(200, b'{"status":"ok"}', call_id)
+            client.send_json(200, b'{"status":"ok"}' if call.method != b"HEAD" else b"", call_id)
         else:
             client.send_error(NotFound("unknown_path", "There is nothing here."), call_id)
 

@@ -51,6 +51,7 @@ _REASONS: Final = {
     504: b"Gateway Timeout",
 }
 _METHODS: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
+_OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
 # A body longer than this is only read for a known key, so that strangers cannot fill the memory.
 _STRANGERS_BODY_BYTES_MAX: Final = 64 * 1024
@@ -79,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         "_head",
         "_headers",
         "_in_head",
+        "_offered",
         "_parser",
         "_paused_reading",
         "_received",
@@ -101,6 +103,7 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self.on_body = self._body.append  # llhttp calls it directly: no Python frame per body part
         self._in_head = True
+        self._offered = False  # the head offers another protocol, and is read again without that
         self._received = 0  # bytes of a request that is not whole yet
         self._broken = False  # nothing more is parsed: an error was answered and the connection is to close
         self._closing = False
@@ -150,10 +153,12 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            # An offer to upgrade may be ignored (RFC 9110, 7.8); some clients offer h2c with every first request.
+            rest = data[upgrade.args[0] :]
+            if self._offered:
+                rest = self._head_again() + rest
             self._parser = httptools.HttpRequestParser(self)
-            if rest := data[upgrade.args[0] :]:
-                self._received = 0
+            self._received = 0
+            if rest:
                 self.data_received(rest)
             return
         except httptools.HttpParserCallbackError as error:
@@ -167,6 +172,20 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._received:
             self._check_partial()
+
+    def _head_again(self) -> bytes:
+        """The head that has just been read, less its offer of another protocol.
+
+        An offer may be ignored (RFC 9110, 7.8), and some clients make one with every first request; but llhttp takes
+        what follows such a head for the other protocol, even where it is the request's body.
+        """
+        lines = [b"%b %b HTTP/1.1" % (self._parser.get_method(), self._url)]
+        lines += [b"%b: %b" % header for header in self._headers.items() if header[0] not in _OFFERS]
+        self._offered = False
+        self._url = b""
+        self._headers = {}
+        self._in_head = True
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _check_partial(self) -> None:
         """A request is not whole yet: is it too large, too slow, or a stranger's?"""
@@ -188,10 +207,13 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.paused = True
         self.deadline_s = self._gateway.loop.time() + self._gateway.limits.idle_timeout_ms / 1000
-        if self._reply is not None and not self._reply.closed:
-            self._reply.transport.pause_reading()
         if self._call is not None and self._reply is not None:
-            self._call.fiber.deadline = NEVER_S  # the provider is not silent, we do not listen
+            self._pause_reply(self._call, self._reply)
+
+    def _pause_reply(self, call: Call, reply: UpstreamConnection) -> None:
+        call.fiber.deadline = NEVER_S  # the provider is not silent, we do not listen
+        if not reply.closed and not reply.complete:  # a complete one will serve another call
+            reply.transport.pause_reading()
 
     def resume_writing(self) -> None:
         self.paused = False
@@ -201,6 +223,8 @@ class ClientConnection(asyncio.Protocol):
         if self._call is not None and self._reply is not None and not self._reply.closed and not self._reply.complete:
             self._reply.transport.resume_reading()
             self._call.fiber.deadline = self._gateway.loop.time() + self._call.way.stream_idle_s
+        elif self._call is None and self._waiting:
+            self._follow()
 
     # -- llhttp's side -------------------------------------------------------------------------------------------------
 
@@ -219,17 +243,23 @@ class ClientConnection(asyncio.Protocol):
             or (length is not None and len(length) > 4)
             or b"transfer-encoding" in headers
             or b"expect" in headers
+            or b"upgrade" in headers
         ):
             self._check_head(headers, length)
 
     def _check_head(self, headers: dict[bytes, bytes], length: bytes | None) -> None:
         """A head that is not of the plain kind: long, with a long body, chunked, or asking first."""
+        if headers.get(b"upgrade", b"websocket").lower() != b"websocket" and self._parser.should_upgrade():
+            self._offered = True
+            return
         limits = self._gateway.limits
         head_bytes = sum([len(name) + len(value) + 4 for name, value in headers.items()]) + len(self._url)
         if head_bytes > limits.header_bytes_max:
             raise self._head_too_large()
         if b"transfer-encoding" in headers and length is not None:
             raise BadRequest("invalid_http", "The request has both Transfer-Encoding and Content-Length: send one.")
+        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+            raise BadRequest("invalid_http", "The only Transfer-Encoding that is undone here is chunked.")
         body_bytes = int(length) if length is not None else 0
         if body_bytes > limits.body_bytes_max:
             raise self._body_too_large()
@@ -244,7 +274,7 @@ class ClientConnection(asyncio.Protocol):
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_complete(self) -> None:
-        if self._broken:
+        if self._broken or self._offered:
             return
         parser, body, headers = self._parser, self._body, self._headers
         keep_alive = parser.should_keep_alive()
@@ -263,7 +293,7 @@ class ClientConnection(asyncio.Protocol):
         self._headers = {}
         self._received = 0
         self._in_head = True
-        if self._call is None:
+        if self._call is None and not self.paused:
             self._begin(call)
         elif len(self._waiting) < _WAITING_CALLS_MAX:
             self._waiting.append(call)
@@ -335,16 +365,21 @@ class ClientConnection(asyncio.Protocol):
             self._broken = True
             self._transport.close()
         elif self._waiting:
-            following = self._waiting.popleft()
-            if isinstance(following, CallError):
-                self._answer_and_close(following)
-            else:
-                gateway.loop.call_soon(self._begin_waiting, following)
+            if not self.paused:
+                self._follow()
         else:
             if self._paused_reading:
                 self._paused_reading = False
                 self._transport.resume_reading()
             self.deadline_s = gateway.loop.time() + gateway.idle_timeout_s
+
+    def _follow(self) -> None:
+        """Serve what waits, unless the client does not even read the answers that it has."""
+        following = self._waiting.popleft()
+        if isinstance(following, CallError):
+            self._answer_and_close(following)
+        else:
+            self._gateway.loop.call_soon(self._begin_waiting, following)
 
     def _begin_waiting(self, call: Call) -> None:
         if not self.gone:
@@ -361,7 +396,7 @@ class ClientConnection(asyncio.Protocol):
     def _answer_and_close(self, error: CallError) -> None:
         if self.gone:
             return
-        self._call = call = Call(b"", b"", {}, b"", False, False, 0.0)
+        self._call = call = Call(b"", self._url, {}, b"", False, False, 0.0)
         self._write_error(call, error, self._gateway.next_call()[1])
         self._call = None
         if self._paused_reading:
@@ -449,6 +484,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _write_error(self, call: Call, error: CallError, call_id: str) -> None:
         body = (anthropic_error if _speaks_anthropic(call) else openai_error)(error, call_id)
+        if call.method == b"HEAD":
+            body = b""  # it would be taken for the next answer
         headers = b"x-request-id: %b\r\n" % call_id.encode()
         if error.status == 429:
             # OpenAI's and Anthropic's libraries try 429 again by themselves; a spent budget does not come back by that.
@@ -468,6 +505,8 @@ class ClientConnection(asyncio.Protocol):
         self._streaming = True
         self._reply = reply
         self._chunked = False
+        if self.paused:
+            self._pause_reply(call, reply)
         if length is not None:
             headers += b"content-length: %d\r\n" % length
         elif call.http_1_0:
