@@ -120,6 +120,7 @@ class JournalWriter:
         self._waiters: list[tuple[Waiter, int]] = []
         self._scheduled = False
         self._rotation_due = False
+        self._closed = False
         self._syncer = ThreadPoolExecutor(1, "journal-sync") if durable else None
         self._segments = _Segments(data_dir, instance, now_ns)
         self._segments.begin(())
@@ -151,7 +152,8 @@ class JournalWriter:
                 self._loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Write what is queued and end the journal of this instance."""
+        """Write what is queued and end the journal of this instance. Nothing can be appended afterwards."""
+        self._closed = True
         if self._syncer is not None:
             self._syncer.shutdown(wait=True)
         if self._records:
@@ -160,6 +162,8 @@ class JournalWriter:
         self._segments.end(final=True)
 
     def _flush(self) -> None:
+        if self._closed:
+            return  # asked for before the end: ``close`` has written what there was
         records, self._records = self._records, []
         waiters, self._waiters = self._waiters, []
         # What is open is asked at the same moment at which the queue is taken: every record up to now goes into the old

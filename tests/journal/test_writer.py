@@ -1,0 +1,262 @@
+"""The journal's writer: one block per turn of the loop, durable before anyone goes on, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upeti.core.errors import JournalError
+from upeti.core.events import AttemptOpened, AttemptSettled, Outcome, Record, SegmentClosed, SegmentOpened
+from upeti.gateway.fiber import Fiber
+from upeti.journal.blocks import GENESIS, decode_blocks, instance_dir, segment_path
+from upeti.journal.reader import open_attempts
+from upeti.journal.verify import verify
+from upeti.journal.writer import JournalWriter, SyncJournal
+
+
+def opened(call: int) -> AttemptOpened:
+    return AttemptOpened(
+        call, 0, call, f"req_{call}", "acme", "", "k1", "", "", "m", "c", "m", "chat_completions", False, (), 100
+    )
+
+
+def settled(call: int, outcome: Outcome = Outcome.POSTED) -> AttemptSettled:
+    return AttemptSettled(call, 0, call + 1, outcome, "answered", 200, {"input": 1}, 7)
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+class Worker:
+    """A writer with the open attempts of a worker beside it."""
+
+    def __init__(self, data_dir: Path, **options: Any) -> None:
+        self.clock = Clock()
+        self.open: dict[int, AttemptOpened] = {}
+        self.data_dir = data_dir
+        self.writer = JournalWriter(
+            data_dir,
+            "w0-test",
+            loop=asyncio.get_running_loop(),
+            now_ns=self.clock,
+            open_attempts=lambda: tuple(self.open.values()),
+            **options,
+        )
+
+    def begin(self, call: int) -> None:
+        self.open[call] = opened(call)
+        self.writer.append(self.open[call])
+
+    def end(self, call: int) -> None:
+        del self.open[call]
+        self.writer.append(settled(call))
+
+    async def written(self) -> None:
+        """Wait as a call does: in a fiber. Raises what the writer raises."""
+        done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+
+        async def wait() -> None:
+            await self.writer
+
+        Fiber(lambda _, error: done.set_result(error), self).start(wait())
+        error = await done
+        if error is not None:
+            raise error
+
+    def blocks(self, number: int = 0, digest: bytes = GENESIS) -> list[list[Record]]:
+        path = segment_path(instance_dir(self.data_dir, "w0-test"), number)
+        return [records for _, _, _, records in decode_blocks(path.read_bytes(), digest)]
+
+
+async def test_what_one_turn_of_the_loop_queues_is_one_block(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    for call in range(50):
+        worker.begin(call)
+    await worker.written()
+    assert [len(records) for records in worker.blocks()] == [1, 50]
+    worker.end(0)
+    await worker.written()
+    assert [len(records) for records in worker.blocks()] == [1, 50, 1]
+
+
+async def test_nobody_goes_on_before_it_is_written(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.begin(1)
+    assert len(worker.blocks()) == 1  # the segment's own
+    await worker.written()
+    assert worker.blocks()[1] == [opened(1)]
+
+
+async def test_waiting_with_nothing_queued_does_not_wait(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    await asyncio.wait_for(worker.written(), 1)
+
+
+async def test_durable_means_synced_before_anyone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(tmp_path, durable=True)
+    let_go, synced = threading.Event(), []
+
+    def slow_disk(descriptor: int) -> None:
+        let_go.wait(5)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fdatasync", slow_disk)
+    worker.begin(1)
+    waiting = asyncio.ensure_future(worker.written())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    worker.begin(2)  # while the disk is busy: goes out with the next block
+    second = asyncio.ensure_future(worker.written())
+    let_go.set()
+    await waiting
+    await second
+    assert len(synced) == 2
+    assert [len(records) for records in worker.blocks()] == [1, 1, 1]
+    worker.writer.close()
+
+
+async def test_rotation_carries_what_is_open(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, segment_bytes=2_000)
+    for call in range(40):
+        worker.begin(call)
+        await worker.written()
+        if call % 4:
+            worker.end(call)
+            await worker.written()
+    segments = sorted(instance_dir(tmp_path, "w0-test").iterdir())
+    assert len(segments) > 2
+    assert list(open_attempts(instance_dir(tmp_path, "w0-test"))) == [(call, 0) for call in range(0, 40, 4)]
+    for call in list(worker.open):
+        worker.end(call)
+    worker.writer.close()
+    result = verify(tmp_path)
+    assert result.sound
+    assert not result.findings
+
+
+async def test_durable_rotation_under_load_loses_nothing(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, segment_bytes=3_000, durable=True)
+
+    async def call(number: int) -> None:
+        worker.begin(number)
+        await worker.written()
+        await asyncio.sleep(0.001 * (number % 7))
+        worker.end(number)
+        await worker.written()
+
+    await asyncio.gather(*(call(number) for number in range(200)))
+    worker.writer.close()
+    assert len(list(instance_dir(tmp_path, "w0-test").iterdir())) > 2
+    result = verify(tmp_path)
+    assert result.sound
+    assert not result.findings
+    assert not open_attempts(instance_dir(tmp_path, "w0-test"))
+
+
+async def test_an_old_segment_is_ended_a_young_or_empty_one_is_not(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, segment_seconds=10)
+    folder = instance_dir(tmp_path, "w0-test")
+    worker.clock.ns += 11 * 10**9
+    worker.writer.rotate_when_old()
+    await asyncio.sleep(0)
+    assert len(list(folder.iterdir())) == 1  # nothing in it
+    for call in range(100):
+        worker.begin(call)
+    await worker.written()
+    worker.writer.rotate_when_old()
+    await asyncio.sleep(0.01)
+    assert len(list(folder.iterdir())) == 2
+    records = [record for block in worker.blocks() for record in block]
+    assert isinstance(records[-1], SegmentClosed)
+    assert not records[-1].final
+    worker.writer.rotate_when_old()
+    await asyncio.sleep(0.01)
+    assert len(list(folder.iterdir())) == 2
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Make the disk full at ``size`` bytes a file, for this process."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_full_disk_fails_who_waits_and_leaves_no_half_block(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.begin(1)
+    await worker.written()
+    size = segment_path(instance_dir(tmp_path, "w0-test"), 0).stat().st_size
+    with file_size_limit(size + 10):
+        worker.begin(2)
+        with pytest.raises(JournalError, match="Free disk space"):
+            await worker.written()
+    assert segment_path(instance_dir(tmp_path, "w0-test"), 0).stat().st_size == size
+    del worker.open[2]  # its call was refused
+    worker.begin(3)
+    await worker.written()
+    assert [len(records) for records in worker.blocks()] == [1, 1, 1]
+
+
+async def test_what_is_owed_is_written_when_the_disk_is_free_again(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.begin(1)
+    await worker.written()
+    size = segment_path(instance_dir(tmp_path, "w0-test"), 0).stat().st_size
+    with file_size_limit(size + 10):
+        worker.end(1)
+        with pytest.raises(JournalError):
+            await worker.written()
+    worker.begin(2)
+    await worker.written()
+    assert worker.blocks()[-1] == [settled(1), opened(2)]
+
+
+async def test_close_writes_what_is_queued_and_ends_the_instance(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    worker.begin(1)
+    worker.end(1)
+    worker.writer.close()
+    blocks = worker.blocks()
+    assert blocks[1] == [opened(1), settled(1)]
+    assert isinstance(blocks[2][0], SegmentClosed)
+    assert blocks[2][0].final
+
+
+async def test_two_instances_never_share_a_file(tmp_path: Path) -> None:
+    Worker(tmp_path)
+    with pytest.raises(FileExistsError):
+        Worker(tmp_path)
+
+
+def test_the_keepers_journal_is_on_the_disk_when_append_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = SyncJournal(tmp_path, "keeper-1", Clock())
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    journal.append([opened(1), settled(1)])
+    path = segment_path(instance_dir(tmp_path, "keeper-1"), 0)
+    assert synced == [path.stat().st_size]
+    blocks = [records for _, _, _, records in decode_blocks(path.read_bytes(), GENESIS)]
+    assert isinstance(blocks[0][0], SegmentOpened)
+    assert blocks[1] == [opened(1), settled(1)]
+    assert path.stat().st_mode & 0o777 == 0o600
