@@ -50,6 +50,7 @@ class _Segments:
         self._digest = GENESIS
         self._number = -1
         self.bytes = 0
+        self.carried_bytes = 0  # of which the first record: what is open may be more than a small segment holds
         self.opened_ns = 0
 
     def begin(self, carried: tuple[AttemptOpened, ...]) -> None:
@@ -61,6 +62,7 @@ class _Segments:
         self.bytes = 0
         self.opened_ns = self._now_ns()
         self.write([SegmentOpened(JOURNAL_VERSION, self._instance, self._number, self.opened_ns, carried)])
+        self.carried_bytes = self.bytes
 
     def end(self, *, final: bool) -> None:
         self.write([SegmentClosed(self._now_ns(), final)])
@@ -144,7 +146,7 @@ class JournalWriter:
         """Called now and then: end a segment past its age, so that readers can treat it as closed."""
         if (
             self._now_ns() - self._segments.opened_ns >= self._segment_ns
-            and self._segments.bytes > _WORTH_CLOSING_BYTES
+            and self._segments.bytes - self._segments.carried_bytes > _WORTH_CLOSING_BYTES
         ):
             self._rotation_due = True
             if not self._scheduled:
@@ -169,7 +171,7 @@ class JournalWriter:
         # What is open is asked at the same moment at which the queue is taken: every record up to now goes into the old
         # segment, every later one into the new.
         carried = None
-        if self._rotation_due or self._segments.bytes >= self._segment_bytes:
+        if self._rotation_due or self._segments.bytes - self._segments.carried_bytes >= self._segment_bytes:
             self._rotation_due = False
             carried = self._open_attempts()
         if self._syncer is None:
