@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
 import stat
@@ -11,6 +12,7 @@ import pytest
 
 from support.journal_files import JournalFiles, opened, settled
 from support.keeper_side import KEY, Connect, KeeperProcess, running_keeper, until
+from upeti.control.keeper import within
 from upeti.control.places import STATE_FILE, Places, TakenError
 from upeti.gateway import keeper_link as link
 
@@ -75,3 +77,24 @@ def test_closed_segments_become_parquet(tmp_path: Path) -> None:
     journal.close()
     with running_keeper(tmp_path):
         until(lambda: (tmp_path / "data" / "events" / "w0-1-00000000.parquet").exists(), seconds=20)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_wait_does_not_forget_that_it_was_cancelled(turns: int) -> None:
+    """A keeper that stops cancels its parts, just when the links that it closes wake one of them."""
+    event = asyncio.Event()
+
+    async def part() -> None:
+        while True:
+            await within(5, event)
+            event.clear()
+
+    task = asyncio.create_task(part())
+    await asyncio.sleep(0)
+    event.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=1)
+    assert done
+    assert task.cancelled()

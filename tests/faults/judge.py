@@ -53,10 +53,12 @@ def open_attempts(world: World) -> list[Attempt]:
 class Verdict:
     """Everything that was found, and what it takes to say which call it is about."""
 
-    def __init__(self, world: World, scene: Scene, gots: Sequence[Got]) -> None:
+    def __init__(self, world: World, scene: Scene, gots: Sequence[Got], *, expected_in_log: Sequence[str] = ()) -> None:
         self.world = world
         self.scene = scene
         self.gots = gots
+        # A child that is being started when the supervisor is killed says so.
+        self.expected_in_log = ("ended before its child had started", *expected_in_log)
         self.calls: list[dict[str, Any]] = []
         self.bill: dict[str, Any] = {}
         self.problems: list[str] = []
@@ -76,6 +78,8 @@ class Verdict:
         verification = json.loads(verified)
         if not verification["sound"] or any(one["open"] for one in verification["instances"]):
             self.problems.append(f"`upeti journal verify`: {verification}")
+        self._read_log()
+        self.problems += [f"no end came of {got.ask}" for got in self.gots if got.cut == "late"]
         codes = Counter(got.error_code for got in self.gots)
         if unexpected := codes.keys() - EXPECTED_CODES:
             self.problems.append(f"error codes that nothing here asks for: {unexpected}")
@@ -102,6 +106,13 @@ class Verdict:
         lines = [f"{finding.kind} {finding.about}: {finding.detail}"]
         lines += [f"  journal: {row}" for row in rows] + [f"  client: {text}" for text in told]
         return "\n".join(lines)
+
+    def _read_log(self) -> None:
+        """Whoever is killed says nothing; errors and what a crash prints are faults."""
+        for line in self.world.log.read_text().splitlines():
+            fault = not line.startswith("{") or json.loads(line)["level"] == "error"
+            if fault and not any(expected in line for expected in self.expected_in_log):
+                self.problems.append(f"in the log: {line}")
 
     def _compare_bill(self) -> None:
         """The bill by key is the sum of the attempts' costs, each once; the auditor knows keys by their budgets."""

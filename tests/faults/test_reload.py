@@ -167,7 +167,7 @@ async def test_a_broken_file_is_refused_and_the_old_one_stays(tmp_path: Path) ->
             gots = await until_it_holds(world.url, Ask("plain", made["key"], tag="made-"), lambda got: got.answered)
         await quiet(world)
         assert await world.stop() == 0
-        await Verdict(world, scene, [*gots, *running.gots]).reach()
+        await Verdict(world, scene, [*gots, *running.gots], expected_in_log=["config_refused"]).reach()
 
 
 def refusals(world: World) -> int:

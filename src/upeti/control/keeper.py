@@ -180,10 +180,7 @@ class Keeper:
 
     async def _watch(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._changed.wait(), _WATCH_S)
-            except TimeoutError:
-                pass
+            await within(_WATCH_S, self._changed)
             asked = self._changed.is_set()
             self._changed.clear()
             try:
@@ -201,10 +198,7 @@ class Keeper:
 
     async def _reap_dead(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(self._reap_now.wait(), _REAP_S)
-            except TimeoutError:
-                pass
+            await within(_REAP_S, self._reap_now)
             self._reap_now.clear()
             await self._reap()
 
@@ -302,6 +296,19 @@ class Keeper:
 
     def _ledger_failed(self, error: Exception) -> None:
         self.log.error("ledger_failed", f"leases cannot be written: {type(error).__name__}: {error}")
+
+
+async def within(seconds: float, event: asyncio.Event) -> None:
+    """Wait for ``event``, at most so long.
+
+    Not by ``asyncio.wait_for``: before Python 3.12 it forgets a cancellation that comes together with the event (CPython
+    issue 86296), and a keeper that is to stop would go on.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
 
 
 def _control_server(keeper: Keeper) -> uvicorn.Server:
