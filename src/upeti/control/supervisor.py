@@ -53,16 +53,25 @@ class _Child:
         self.name = name
         self.command = command  # of how many times it was started before
         self.process: asyncio.subprocess.Process | None = None
+        self.watch: asyncio.Task[None] | None = None  # ends when the process has ended and is not wanted any more
         self.starts = 0
         self.failures = 0  # in a row
-        self._unwanted = False
+        self._unwanted = asyncio.Event()
 
     def is_unwanted(self) -> bool:
-        return self._unwanted
+        return self._unwanted.is_set()
 
     def end(self) -> None:
-        self._unwanted = True
+        self._unwanted.set()
         self.signal(signal.SIGTERM)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait before another start, unless none is wanted."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._unwanted.wait()
+        except TimeoutError:
+            pass
 
     def signal(self, number: int) -> None:
         if self.process is not None and self.process.returncode is None:
@@ -100,7 +109,6 @@ class Supervisor:
         self._keeper = _Child("keeper", self._keeper_command)
         self._providers = [self._provider(channel) for channel in self._embedded]
         self._workers = [self._worker(index) for index in range(self.placement.workers)]
-        self._watching: list[asyncio.Task[None]] = []
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -209,34 +217,41 @@ class Supervisor:
         return _Child(f"worker {index}", lambda _: command)
 
     def _watch(self, watched: _Child) -> None:
-        self._watching.append(asyncio.get_running_loop().create_task(self._keep_running(watched)))
+        watched.watch = asyncio.get_running_loop().create_task(self._keep_running(watched))
 
     async def _keep_running(self, watched: _Child) -> None:
         while not watched.is_unwanted():
-            program = [sys.executable, "-m", *watched.command(watched.starts)]
             began = time.monotonic()
+            how = await self._run_once(watched)
+            if watched.is_unwanted():
+                return
+            if not self._is_ready:
+                if not self._failed.done():
+                    self._failed.set_result(f"{watched.name} ended while starting ({how})")
+                return
+            if time.monotonic() - began > _STEADY_S:
+                watched.failures = 0
+            pause_s = min(_BACKOFF_FIRST_S * 2**watched.failures, _BACKOFF_MAX_S)
+            watched.failures += 1
+            self._log.warning("restart", f"{watched.name} ended ({how}); it is started again", pause_s=pause_s)
+            await watched.pause(pause_s)
+
+    async def _run_once(self, watched: _Child) -> str:
+        """Start a process and wait for its end; return how it ended."""
+        program = [sys.executable, "-m", *watched.command(watched.starts)]
+        try:
             watched.process = await asyncio.create_subprocess_exec(
                 *child.command(program, signal.SIGTERM),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=sys.stderr,  # standard output is for the banner
                 start_new_session=True,  # Ctrl-C in a terminal is for the supervisor, which stops them in order
             )
-            watched.starts += 1
-            code = await watched.process.wait()
-            if watched.is_unwanted():
-                return
-            if not self._is_ready:
-                if not self._failed.done():
-                    self._failed.set_result(f"{watched.name} ended while starting ({_ending(code)})")
-                return
-            if time.monotonic() - began > _STEADY_S:
-                watched.failures = 0
-            pause_s = min(_BACKOFF_FIRST_S * 2**watched.failures, _BACKOFF_MAX_S)
-            watched.failures += 1
-            self._log.warning(
-                "restart", f"{watched.name} ended ({_ending(code)}); it is started again", pause_s=pause_s
-            )
-            await asyncio.sleep(pause_s)
+        except OSError as error:  # no memory, too many processes: it may pass
+            return f"it could not be started: {error.strerror}"
+        watched.starts += 1
+        if watched.is_unwanted():
+            watched.end()  # told to end while it was being started
+        return _ending(await watched.process.wait())
 
     # -- stop
     # -----------------------------------------------------------------------------------------------------
@@ -251,9 +266,6 @@ class Supervisor:
         await self._end_children(self._workers, drain_s)
         await self._end_children([self._keeper], _STOP_S)
         await self._end_children(self._providers, _STOP_S)
-        for task in self._watching:
-            task.cancel()
-        await asyncio.gather(*self._watching, return_exceptions=True)
         for held in self._holds:
             held.close()
 
@@ -261,19 +273,17 @@ class Supervisor:
         """End them by SIGTERM; by SIGKILL when that takes too long, or in a hurry."""
         for each in children:
             each.end()
-        waits = [
-            asyncio.create_task(each.process.wait())
-            for each in children
-            if each.process is not None and each.process.returncode is None
-        ]
-        if not waits:
+        running = {each.watch: each for each in children if each.watch is not None}
+        if not running:
             return
         hurry: asyncio.Future[Any] = asyncio.create_task(self._hurry.wait())
-        done: asyncio.Future[Any] = asyncio.gather(*waits)
+        done: asyncio.Future[Any] = asyncio.gather(*running)
         await asyncio.wait({done, hurry}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
-        for each in children:
-            each.signal(signal.SIGKILL)
+        for watch, each in running.items():
+            if not watch.done():
+                self._log.warning("killed", f"{each.name} had not stopped yet and was killed")
+                each.signal(signal.SIGKILL)
         await done
 
 
