@@ -198,10 +198,13 @@ class Books:
 class Served:
     """A gateway that serves, for a test to talk to."""
 
-    def __init__(self, data_dir: Path, first: s.Snapshot, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, data_dir: Path, first: s.Snapshot, tls: ssl.SSLContext | None, send_buffer_bytes: int | None
+    ) -> None:
         self.data_dir = data_dir
         self.snapshot = first
         self._tls = tls
+        self._send_buffer_bytes = send_buffer_bytes
         self.keeper: SmallKeeper | None = None
         self.crashes_allowed = False
         self.port = 0
@@ -213,8 +216,12 @@ class Served:
         self.gateway = Gateway(self.data_dir, 0, loop)
         self.log = KeptLog(self.gateway.instance, self.gateway.now_ns)
         self.gateway.log = self.log
+        listener = socket.socket()
+        if self._send_buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._send_buffer_bytes)
+        listener.bind(("127.0.0.1", 0))
         self._server = await loop.create_server(
-            lambda: ClientConnection(self.gateway), "127.0.0.1", 0, ssl=self._tls, backlog=4096
+            lambda: ClientConnection(self.gateway), sock=listener, ssl=self._tls, backlog=4096
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._keeper_line = loop.create_task(self.gateway.keeper.run())
@@ -419,9 +426,13 @@ async def serving(
     *,
     limits_pico: dict[str, int] | None = None,
     tls: ssl.SSLContext | None = None,
+    send_buffer_bytes: int | None = None,
 ) -> AsyncIterator[Served]:
-    """Serve from ``first``, with a keeper when there are limits; check the books when it is over."""
-    served = Served(data_dir, first, tls)
+    """Serve from ``first``, with a keeper when there are limits; check the books when it is over.
+
+    ``send_buffer_bytes`` is what the system keeps for a client; left alone it grows to megabytes.
+    """
+    served = Served(data_dir, first, tls, send_buffer_bytes)
     if limits_pico is not None:
         (data_dir / "run").mkdir(parents=True, exist_ok=True)
         served.keeper = SmallKeeper(data_dir / "run" / "keeper.sock", limits_pico)
