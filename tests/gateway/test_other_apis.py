@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.gateway_side import KEY, PRICED, Served, candidate, channel, request, route, serving, snapshot
+from support.gateway_side import KEY, PRICED, Served, candidate, channel, keys, request, route, serving, snapshot
 from upeti.core.events import Outcome
 from upeti.gateway.snapshot import Caller
 from upeti.money.price import Price
@@ -183,8 +183,7 @@ async def test_a_look_up_is_free_where_there_is_a_price(tmp_path: Path, provider
 
 
 async def test_a_key_limited_to_routes_reaches_only_their_models(served: Served, provider: SimProvider) -> None:
-    callers = {KEY: Caller("k1", "acme", "shop", routes=frozenset({"whisper"}))}
-    served.swap(keys=snapshot([channel("x", 1)], callers=callers).keys)
+    served.swap(keys=keys({KEY: Caller("k1", "acme", "shop", routes=frozenset({"whisper"}))}))
     for path, body, status in (
         ("/v1/files", {}, 403),
         ("/v1/images/generations", {"model": "painter"}, 403),

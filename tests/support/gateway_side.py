@@ -77,6 +77,10 @@ def route(name: str, *candidates: s.CandidateView, **changes: Any) -> s.RouteVie
     return s.RouteView(name, candidates, **changes)
 
 
+def keys(callers: dict[str, s.Caller]) -> dict[bytes, s.Caller]:
+    return {sha256(key.encode()).digest(): caller for key, caller in callers.items()}
+
+
 def snapshot(
     channels: list[s.ChannelView],
     routes: list[s.RouteView] | None = None,
@@ -94,7 +98,7 @@ def snapshot(
         1,
         config.Gateway(**({"port": 0, "drain_timeout_ms": 2_000} | (limits or {}))),
         config.Journal(),
-        {sha256(key.encode()).digest(): caller for key, caller in callers.items()},
+        keys(callers),
         {one.name: one for one in channels},
         {one.name: one for one in routes},
     )
@@ -207,6 +211,7 @@ class Served:
         self._send_buffer_bytes = send_buffer_bytes
         self.keeper: SmallKeeper | None = None
         self.crashes_allowed = False
+        self._stopped = False
         self.port = 0
 
     async def start(self) -> None:
@@ -228,7 +233,10 @@ class Served:
         self.gateway.tick()
 
     async def stop(self) -> None:
-        """As a worker that is told to stop."""
+        """As a worker that is told to stop; the second time nothing is left to do."""
+        if self._stopped:
+            return
+        self._stopped = True
         self._server.close()
         await self.gateway.drain()
         self._keeper_line.cancel()

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from upeti import __version__
-from upeti.core.errors import BadRequest, NotFound
+from upeti.core.errors import BadRequest, ConfigError, NotFound
 from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, identify
 from upeti.gateway.health import Breaker
@@ -255,16 +255,23 @@ def build(
     data_dir: Path,
     tokens: Callable[[ChannelView], Callable[[], str]],
 ) -> LiveView:
-    """Make ``snapshot`` ready. Raises ``ConfigError`` when a secret cannot be found; the old view then stays."""
+    """Make ``snapshot`` ready. Raises ``ConfigError`` when a secret or an authority cannot be found or a kind of channel
+    is not known; the old view then stays.
+    """
     channels: dict[str, LiveChannel] = {}
     for name, view in snapshot.channels.items():
+        if view.kind not in PROVIDERS:
+            raise ConfigError(f"channel {name}: the kind {view.kind} is not known to this version of Upeti")
         secret = secrets.resolve(view.api_key, data_dir) if view.api_key is not None and not view.entra else ""
         token = tokens(view) if view.entra else None
         before = old.channels.get(name) if old is not None else None
         if before is not None and before.view == view:
             channels[name] = LiveChannel(view, before.pool, before.breaker, secret, token)
         else:
-            pool = Pool(view, loop)
+            try:
+                pool = Pool(view, loop)
+            except OSError as error:
+                raise ConfigError(f"channel {name}: ca_file {view.ca_file} cannot be used: {error}") from error
             channels[name] = LiveChannel(
                 view, pool, Breaker(view.breaker_failures, view.breaker_pause_ms / 1000), secret, token
             )
