@@ -44,7 +44,7 @@ class LiveChannel:
         self.may_serve = permit(view.purposes, SERVE)
         self.provider = PROVIDERS[view.kind]
         self._secret = secret
-        self._token = token
+        self.token = token
 
     def takes(self, target: Target) -> bool:
         """Whether the provider speaks the API that is asked for, and may be asked."""
@@ -57,7 +57,7 @@ class LiveChannel:
 
     @property
     def head_changes(self) -> bool:
-        return self._token is not None
+        return self.token is not None
 
     def head_for(self, target: Target, model: str) -> bytes:
         """Return a request's first lines: method, address, credentials; the caller adds the rest."""
@@ -71,9 +71,9 @@ class LiveChannel:
             "accept-encoding: identity",
         ]
         auth = self.provider.auth
-        if self._token is not None and self.provider.bearer is not None:
+        if self.token is not None and self.provider.bearer is not None:
             auth = self.provider.bearer
-        secret = self._token() if self._token is not None else self._secret
+        secret = self.token() if self.token is not None else self._secret
         if secret and auth.header:
             lines.append(f"{auth.header}: {auth.prefix}{secret}")
         if view.organization:
@@ -263,11 +263,12 @@ def build(
         if view.kind not in PROVIDERS:
             raise ConfigError(f"channel {name}: the kind {view.kind} is not known to this version of Upeti")
         secret = secrets.resolve(view.api_key, data_dir) if view.api_key is not None and not view.entra else ""
-        token = tokens(view) if view.entra else None
         before = old.channels.get(name) if old is not None else None
         if before is not None and before.view == view:
-            channels[name] = LiveChannel(view, before.pool, before.breaker, secret, token)
+            # A token's source lives as long as its channel: it has a thread, and its first token takes a second.
+            channels[name] = LiveChannel(view, before.pool, before.breaker, secret, before.token)
         else:
+            token = tokens(view) if view.entra else None
             try:
                 pool = Pool(view, loop)
             except OSError as error:
