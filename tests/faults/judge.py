@@ -12,7 +12,7 @@ from typing import Any
 from faults.scene import Scene
 from upeti.sim.auditor import Attempt, Finding, Received, audit
 from upeti.sim.client import Got
-from upeti.sim.world import World
+from upeti.sim.world import World, WorldError
 
 # Refusals and failures that the scene asks for. A fault of ours would be "internal_error".
 EXPECTED_CODES = frozenset(
@@ -43,7 +43,10 @@ def pico(text: str) -> int:
 
 async def quiet(world: World, seconds: float = 30.0) -> None:
     """Wait until nothing is open any more: calls have ended, and what the dead left is recovered."""
-    await world.until(lambda: not open_attempts(world), "the settlement of every attempt", seconds)
+    try:
+        await world.until(lambda: not open_attempts(world), "the settlement of every attempt", seconds)
+    except WorldError as error:
+        raise WorldError(f"never settled: {open_attempts(world)[:8]}; {error}") from None
 
 
 def open_attempts(world: World) -> list[Attempt]:
