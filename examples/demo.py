@@ -22,7 +22,6 @@ from typing import Any
 
 from openai import OpenAI
 from rich.console import Console
-from rich.panel import Panel
 
 UPETI = Path(sys.executable).with_name("upeti")
 READY_S = 120  # the model's weights are 93 MB: a cold disk takes a while
@@ -105,6 +104,7 @@ def main() -> int:
         keys = {tenant: make_key(config, tenant) for tenant in dict.fromkeys(prompt[0] for prompt in PROMPTS)}
         console.print(
             f"Upeti answers at [bold]{address}/v1[/]; the model is SmolLM2-135M on this machine, one CPU thread.\n"
+            "[dim]It costs nothing here; it is priced like gpt-4o-mini, so that the bill shows figures.[/]\n"
         )
         with console.status("The first answer …"):
             wait_answer(address, next(iter(keys.values())))
@@ -123,17 +123,14 @@ def main() -> int:
         stop(server.pid)
         return 0
     key = next(iter(keys.values()))
-    console.print(
-        Panel(
-            f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key}\n\n"
-            f'curl {address}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
-            '  -H "Content-Type: application/json" -H "x-upeti-feature: by-hand" \\\n'
-            '  -d \'{"model": "assistant", "messages": [{"role": "user", "content": "Hello!"}]}\'\n\n'
-            f"{shown(UPETI)} bill --config {shown(config)}",
-            title="The gateway goes on running: yours to use. `make demo-stop` ends it",
-            expand=False,
-        ),
-        soft_wrap=True,
+    # Plainly printed, whatever the terminal's width: these lines are to be copied.
+    print(
+        f"\nThe gateway goes on running at {address}/v1; `make demo-stop` ends it. To use it yourself:\n\n"
+        f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key}\n\n"
+        f'curl {address}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
+        '  -H "Content-Type: application/json" -H "x-upeti-feature: by-hand" \\\n'
+        '  -d \'{"model": "assistant", "messages": [{"role": "user", "content": "Hello!"}]}\'\n\n'
+        f"{shown(UPETI)} bill --config {shown(config)}"
     )
     return 0
 
