@@ -260,3 +260,117 @@ def test_the_keepers_journal_is_on_the_disk_when_append_returns(
     assert isinstance(blocks[0][0], SegmentOpened)
     assert blocks[1] == [opened(1), settled(1)]
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("room", [0, 40, 120, 400])
+async def test_a_disk_that_is_full_at_the_end_of_a_segment_leaves_nobody_waiting(
+    tmp_path: Path, durable: bool, room: int
+) -> None:
+    """The records are there, so their waiters go on; the segment is ended when there is room for that."""
+    worker = Worker(tmp_path, durable=durable, segment_bytes=4_000)
+    folder = instance_dir(tmp_path, "w0-test")
+    for call in range(100):
+        worker.begin(call)
+    await worker.written()
+    worker.end(0)
+    block_bytes = 150  # of one settlement, rounded up
+    with file_size_limit(segment_path(folder, 0).stat().st_size + block_bytes + room):
+        await worker.written()
+    for call in range(1, 4):
+        worker.end(call)
+        await worker.written()
+    assert segment_path(folder, 1).exists()
+    for call in range(4, 100):
+        worker.end(call)
+    worker.writer.close()
+    result = verify(tmp_path)
+    assert result.sound, result.findings
+    assert not result.findings
+    assert not open_attempts(folder)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_segment_that_cannot_be_begun_is_begun_later(
+    tmp_path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file descriptor is left, or no inode: the segment that is full is written on meanwhile."""
+    worker = Worker(tmp_path, durable=durable, segment_bytes=3_000)
+
+    def none_left(*arguments: Any) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", none_left)
+        for call in range(60):
+            worker.begin(call)
+            await worker.written()
+    assert len(list(instance_dir(tmp_path, "w0-test").iterdir())) == 1
+    for call in range(60):
+        worker.end(call)
+    await worker.written()
+    assert len(list(instance_dir(tmp_path, "w0-test").iterdir())) == 2
+    worker.writer.close()
+    result = verify(tmp_path)
+    assert result.sound, result.findings
+    assert not open_attempts(instance_dir(tmp_path, "w0-test"))
+
+
+@pytest.mark.parametrize("durable", [False, True])
+async def test_a_new_segment_whose_first_record_cannot_be_written_begins_with_the_next_block(
+    tmp_path: Path, durable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(tmp_path, durable=durable, segment_bytes=1_000)
+    folder = instance_dir(tmp_path, "w0-test")
+    for call in range(60):
+        worker.begin(call)
+    await worker.written()
+    write = os.write
+
+    def no_room_for_another_file(descriptor: int, data: bytes) -> int:
+        if not os.fstat(descriptor).st_size:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_room_for_another_file)
+        worker.end(0)
+        await worker.written()
+        worker.begin(60)
+        with pytest.raises(JournalError):
+            await worker.written()
+        del worker.open[60]  # its call was refused
+        assert segment_path(folder, 1).stat().st_size == 0
+        assert list(open_attempts(folder)) == [(call, 0) for call in range(1, 60)]
+    for call in list(worker.open):
+        worker.end(call)
+    await worker.written()
+    worker.writer.close()
+    result = verify(tmp_path)
+    assert result.sound, result.findings
+    assert not open_attempts(folder)
+
+
+async def test_a_full_disk_is_not_tried_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is owed waits for room, and does not burn the worker's time meanwhile."""
+    worker = Worker(tmp_path, durable=True)
+    worker.begin(1)
+    await worker.written()
+    tries = []
+
+    def full(descriptor: int, data: bytes) -> int:
+        tries.append(len(data))
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        worker.end(1)
+        with pytest.raises(JournalError):
+            await worker.written()
+        await asyncio.sleep(0.2)
+        assert len(tries) < 20
+    worker.begin(2)
+    await worker.written()
+    assert [record for block in worker.blocks() for record in block][-2:] == [settled(1), opened(2)]
+    worker.end(2)
+    worker.writer.close()

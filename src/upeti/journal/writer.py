@@ -29,6 +29,8 @@ from upeti.journal.blocks import GENESIS, encode_block, instance_dir, segment_pa
 
 # A segment that holds little more than its own header is not worth closing for its age.
 _WORTH_CLOSING_BYTES = 4096
+# A disk that has just failed is not tried again at once.
+_RETRY_S = 0.05
 
 
 class Waiter(Protocol):
@@ -49,20 +51,49 @@ class _Segments:
         self._descriptor = -1
         self._digest = GENESIS
         self._number = -1
+        self._first: SegmentOpened | None = None  # record of a segment, until it is written
         self.bytes = 0
         self.carried_bytes = 0  # of which the first record: what is open may be more than a small segment holds
         self.opened_ns = 0
 
-    def begin(self, carried: tuple[AttemptOpened, ...]) -> None:
-        """Open the next segment file with its first record."""
+    def begin(self) -> None:
+        """Open the first segment. Raises ``OSError``, and ``JournalError`` when nothing can be written to it."""
+        self._path(0).parent.mkdir(parents=True, exist_ok=True)
+        self._use(self._open(0), ())
+        self.write([])
+
+    def rotate(self, carried: tuple[AttemptOpened, ...]) -> None:
+        """End this segment and begin the next. Raises ``JournalError`` when that cannot be done now; this one goes on."""
+        number = self._number + 1
+        try:
+            descriptor = self._open(number)
+        except OSError as error:
+            raise JournalError(f"the journal's next segment cannot be begun: {error}") from error
+        try:
+            self.end(final=False)
+        except JournalError:
+            os.close(descriptor)
+            self._path(number).unlink()
+            raise
+        self._use(descriptor, carried)
+        try:
+            self.write([])
+        except JournalError:
+            pass  # the first record goes out with the next block
+
+    def _path(self, number: int) -> Path:
+        return segment_path(instance_dir(self._data_dir, self._instance), number)
+
+    def _open(self, number: int) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self._path(number), flags, 0o600)
+
+    def _use(self, descriptor: int, carried: tuple[AttemptOpened, ...]) -> None:
+        self._descriptor = descriptor
         self._number += 1
-        path = segment_path(instance_dir(self._data_dir, self._instance), self._number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.bytes = 0
         self.opened_ns = self._now_ns()
-        self.write([SegmentOpened(JOURNAL_VERSION, self._instance, self._number, self.opened_ns, carried)])
-        self.carried_bytes = self.bytes
+        self._first = SegmentOpened(JOURNAL_VERSION, self._instance, self._number, self.opened_ns, carried)
 
     def end(self, *, final: bool) -> None:
         self.write([SegmentClosed(self._now_ns(), final)])
@@ -72,6 +103,8 @@ class _Segments:
 
     def write(self, records: list[Record]) -> None:
         """Append one block. Raises ``JournalError`` with nothing of it left in the file."""
+        if self._first is not None:
+            records = [self._first, *records]
         block, digest = encode_block(self._digest, records)
         try:
             written = os.write(self._descriptor, block)
@@ -88,6 +121,9 @@ class _Segments:
             ) from error
         self._digest = digest
         self.bytes += len(block)
+        if self._first is not None:
+            self._first = None
+            self.carried_bytes = self.bytes
 
     def sync(self) -> None:
         try:
@@ -125,7 +161,7 @@ class JournalWriter:
         self._closed = False
         self._syncer = ThreadPoolExecutor(1, "journal-sync") if durable else None
         self._segments = _Segments(data_dir, instance, now_ns)
-        self._segments.begin(())
+        self._segments.begin()
 
     def append(self, record: Record) -> None:
         """Queue a record for this turn's block."""
@@ -192,8 +228,10 @@ class JournalWriter:
             self._keep_settlements(records)
             return error
         if carried is not None:
-            self._segments.end(final=False)
-            self._segments.begin(carried)
+            try:
+                self._segments.rotate(carried)
+            except JournalError:
+                self._rotation_due = True  # what was queued is written; the segment is ended when there is room
         return None
 
     def _keep_settlements(self, records: list[Record]) -> None:
@@ -206,7 +244,9 @@ class JournalWriter:
         self._records[:0] = kept
 
     def _synced(self, waiters: list[tuple[Waiter, int]], error: JournalError | None) -> None:
-        if self._records or self._waiters:
+        if error is not None:
+            self._loop.call_later(_RETRY_S, self._flush)
+        elif self._records or self._waiters:
             self._flush()
         else:
             self._scheduled = False
@@ -225,7 +265,7 @@ class SyncJournal:
 
     def __init__(self, data_dir: Path, instance: str, now_ns: Callable[[], int]) -> None:
         self._segments = _Segments(data_dir, instance, now_ns)
-        self._segments.begin(())
+        self._segments.begin()
 
     def append(self, records: list[Record]) -> None:
         """Raises ``JournalError`` with nothing written."""
