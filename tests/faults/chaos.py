@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -57,10 +58,13 @@ def asks(random: Random, keys: Sequence[Key], goes_on: Callable[[], bool], prefi
 
 
 class Killer:
-    """Kills workers and the keeper at random moments, never the same way twice in a row for long."""
+    """Kills workers and the keeper at random moments; with ``freezes`` it also stops them for a while, as a machine does
+    that has too much to do.
+    """
 
-    def __init__(self, world: World, random: Random) -> None:
+    def __init__(self, world: World, random: Random, *, freezes: bool = False) -> None:
         self.kills: Counter[str] = Counter()
+        self._freezes = freezes
         self._world = world
         self._random = random
 
@@ -74,6 +78,9 @@ class Killer:
 
     def kill_one(self) -> None:
         world, random = self._world, self._random
+        if self._freezes and random.random() < 0.15:
+            self._freeze([*world.workers(), *world.keepers()])
+            return
         drawn = random.random()
         if drawn < 0.60:
             self._kill("worker", world.workers()[:1] if random.random() < 0.5 else world.workers()[-1:])
@@ -85,6 +92,14 @@ class Killer:
             )
         else:
             self._kill("all workers", world.workers())
+
+    def _freeze(self, pids: Sequence[int]) -> None:
+        if pids:
+            pid = self._random.choice(pids)
+            self._world.kill(pid, signal.SIGSTOP)
+            seconds = self._random.uniform(0.1, 1.5)
+            asyncio.get_running_loop().call_later(seconds, self._world.kill, pid, signal.SIGCONT)
+            self.kills["freeze"] += 1
 
     def _kill(self, name: str, pids: Sequence[int]) -> None:
         for pid in pids:

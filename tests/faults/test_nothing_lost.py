@@ -35,7 +35,7 @@ def seeds(default: str) -> list[int]:
 class Run:
     """One world, its load and its trouble."""
 
-    def __init__(self, world: World, scene: Scene, seed: int, *, clients: int) -> None:
+    def __init__(self, world: World, scene: Scene, seed: int, *, clients: int, freezes: bool = False) -> None:
         self.world = world
         self.scene = scene
         self.random = Random(seed)
@@ -43,6 +43,7 @@ class Run:
         self.kills: Counter[str] = Counter()
         self.samples = 0  # of the state
         self._clients = clients
+        self._freezes = freezes
 
     async def start(self) -> None:
         for name in PROVIDERS:
@@ -56,7 +57,7 @@ class Run:
         source = asks(Random(self.random.random()), self.scene.keys, lambda: going, prefix)
         loading = asyncio.create_task(load(self.world.url, source, clients=self._clients))
         watching = asyncio.create_task(self._watch_limits())
-        killer = Killer(self.world, self.random)
+        killer = Killer(self.world, self.random, freezes=self._freezes)
         await killer.kill_for(seconds, pause_s=pause_s)
         going = False
         killer.kill_one()
@@ -106,15 +107,15 @@ async def test_killed_again_and_again(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", seeds("11,12,13,14,15,16"))
+@pytest.mark.parametrize("seed", seeds("11,12,13,14"))
 async def test_killed_for_minutes(tmp_path: Path, seed: int) -> None:
-    """More of it: three workers, either durability, providers that die too, and every way to end and start again."""
+    """More of it: three workers, either durability, processes that freeze, providers that die, every way to end."""
     print(f"seed {seed}")
     durability = "power" if seed % 2 else "process"
     keys = (Key("free"), Key("wide", "500"), Key("tight", "0.3", tenant="warung"))
     async with World(tmp_path) as world:
         scene = Scene(keys, workers=3, durability=durability, segment_bytes=SEGMENT_BYTES)
-        run = Run(world, scene, seed, clients=32)
+        run = Run(world, scene, seed, clients=32, freezes=True)
         await run.start()
         for number in range(6):
             dying = asyncio.create_task(_provider_dies(run, at_s=run.random.uniform(1, 6)))

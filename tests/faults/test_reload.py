@@ -170,6 +170,29 @@ async def test_a_broken_file_is_refused_and_the_old_one_stays(tmp_path: Path) ->
         await Verdict(world, scene, [*gots, *running.gots], expected_in_log=["config_refused"]).reach()
 
 
+async def test_hang_ups_are_taken_also_by_who_is_starting(tmp_path: Path) -> None:
+    """A signal that nobody handles yet would end a process, or be lost."""
+    async with World(tmp_path) as world:
+        scene = Scene((FREE, WIDE), ROUTES)
+        async with loaded(world, scene):
+            for _ in range(2):
+                keepers = world.keepers()
+                world.kill(keepers[0])
+                scene.write(world)
+                world.config.write_text("no_such_setting = 1\n" + world.config.read_text())
+                before = refusals(world)
+                for _ in range(60):
+                    world.send(signal.SIGHUP)
+                    await asyncio.sleep(0.02)
+                await world.until(lambda n=before: refusals(world) > n, "a look at the file")
+                await world.until(lambda old=keepers: world.keepers() not in ([], old), "another keeper")
+            scene.write(world)
+        restarts = [event["message"] for event in world.events() if event["event"] == "restart"]
+        assert len(restarts) == 2
+        assert all("SIGKILL" in message for message in restarts)
+        assert await world.stop() == 0
+
+
 def refusals(world: World) -> int:
     return sum(event["event"] == "config_refused" for event in world.events())
 

@@ -102,6 +102,7 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._stopping.set)
         self._loop.add_signal_handler(signal.SIGHUP, self.refresh)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # the supervisor starts us with it blocked
         control = hold(self.placement.control_host, self.placement.control_port, "[control] port", ours=self._held)
         host, port = control.getsockname()[:2]
         self.places.control_address.write_text(f"{host}:{port}\n")

@@ -239,6 +239,8 @@ class Supervisor:
     async def _run_once(self, watched: _Child) -> str:
         """Start a process and wait for its end; return how it ended."""
         program = [sys.executable, "-m", *watched.command(watched.starts)]
+        # The child inherits this: a SIGHUP that comes before it is ready for one waits, in place of ending it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         try:
             watched.process = await asyncio.create_subprocess_exec(
                 *child.command(program, signal.SIGTERM),
@@ -248,6 +250,8 @@ class Supervisor:
             )
         except OSError as error:  # no memory, too many processes: it may pass
             return f"it could not be started: {error.strerror}"
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         watched.starts += 1
         if watched.is_unwanted():
             watched.end()  # told to end while it was being started

@@ -30,6 +30,7 @@ async def serve(data_dir: Path, index: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, gateway.swap)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # the supervisor starts us with it blocked
     keeper = loop.create_task(gateway.keeper.run())
     limits = gateway.limits
     server = await loop.create_server(
