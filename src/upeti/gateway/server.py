@@ -14,42 +14,17 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from upeti.core.errors import BadRequest, CallError, Overloaded, TooLarge
+from upeti.gateway.answer_bytes import error_answer, error_event, status_line
 from upeti.gateway.auth import identify
 from upeti.gateway.call import Call
 from upeti.gateway.exchange import exchange
 from upeti.gateway.failure import ClientLeft
 from upeti.gateway.fiber import NEVER_S, Fiber
-from upeti.wire.error_body import anthropic_error, anthropic_event, openai_error, openai_event
 
 if TYPE_CHECKING:
     from upeti.gateway.gateway import Gateway
     from upeti.gateway.upstream import UpstreamConnection
 
-_REASONS: Final = {
-    200: b"OK",
-    201: b"Created",
-    202: b"Accepted",
-    204: b"No Content",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    402: b"Payment Required",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    409: b"Conflict",
-    413: b"Content Too Large",
-    415: b"Unsupported Media Type",
-    417: b"Expectation Failed",
-    422: b"Unprocessable Content",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
 _METHODS: Final = frozenset({b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"})
 _OFFERS: Final = frozenset({b"upgrade", b"connection", b"http2-settings"})
 
@@ -61,9 +36,6 @@ _PLAIN_HEAD_BYTES_MAX: Final = 8 * 1024
 _WAITING_CALLS_MAX: Final = 64
 # What a closing connection still reads and drops, so that the client gets the answer instead of a reset.
 _LINGER_S: Final = 2.0
-
-_status_lines: dict[tuple[int, bytes, bool], bytes] = {}
-_STATUS_LINES_MAX: Final = 1024  # content types come from providers
 
 
 class ClientConnection(asyncio.Protocol):
@@ -440,27 +412,12 @@ class ClientConnection(asyncio.Protocol):
 
     # -- answers ----------------------------------------------------------------------------------------------------------
 
-    def _status_line(self, call: Call, status: int, content_type: bytes) -> bytes:
-        closing = not call.keep_alive or self._gateway.draining
-        line = _status_lines.get((status, content_type, closing))
-        if line is None:
-            line = b"HTTP/1.1 %d %b\r\n" % (status, _REASONS.get(status, b"Status"))
-            if content_type:
-                line += b"content-type: %b\r\n" % content_type
-            if closing:
-                line += b"connection: close\r\n"
-            if len(_status_lines) < _STATUS_LINES_MAX:
-                _status_lines[status, content_type, closing] = line
-        if call.http_1_0 and not closing:
-            line += b"connection: keep-alive\r\n"
-        return line
-
     def send_answer(self, status: int, content_type: bytes, headers: bytes, body: bytes) -> None:
         """Send a whole answer and end the call."""
         call = self._call
         assert call is not None
         if not self.gone:
-            line = self._status_line(call, status, content_type)
+            line = status_line(call, status, content_type, self._gateway.draining)
             if status == 204:
                 self._transport.write(b"%b%b\r\n" % (line, headers))
             else:
@@ -483,18 +440,8 @@ class ClientConnection(asyncio.Protocol):
         self._end_call(call)
 
     def _write_error(self, call: Call, error: CallError, call_id: str) -> None:
-        body = (anthropic_error if _speaks_anthropic(call) else openai_error)(error, call_id)
-        if call.method == b"HEAD":
-            body = b""  # it would be taken for the next answer
-        headers = b"x-request-id: %b\r\n" % call_id.encode()
-        if error.status == 429:
-            # OpenAI's and Anthropic's libraries try 429 again by themselves; a spent budget does not come back by that.
-            headers += b"x-should-retry: false\r\n"
-        if error.status == 503:
-            headers += b"retry-after: 1\r\n"
         if not self.gone:
-            line = self._status_line(call, error.status, b"application/json")
-            self._transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (line, headers, len(body), body))
+            self._transport.write(error_answer(call, error, call_id, self._gateway.draining))
         answers = self._gateway.metrics.answers
         answers[error.status] = answers.get(error.status, 0) + 1
 
@@ -514,7 +461,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._chunked = True
             headers += b"transfer-encoding: chunked\r\n"
-        self._head = b"%b%b\r\n" % (self._status_line(call, reply.status, content_type), headers)
+        self._head = b"%b%b\r\n" % (status_line(call, reply.status, content_type, self._gateway.draining), headers)
         answers = self._gateway.metrics.answers
         answers[reply.status] = answers.get(reply.status, 0) + 1
 
@@ -548,16 +495,12 @@ class ClientConnection(asyncio.Protocol):
         assert call is not None
         if not self.gone:
             if events and self._chunked:
-                event = (anthropic_event if _speaks_anthropic(call) else openai_event)(error, call_id)
+                event = error_event(call, error, call_id)
                 self._transport.write(b"%b%x\r\n%b\r\n0\r\n\r\n" % (self._head, len(event), event))
             else:
                 # Framed by its length or by the end of the connection: only a reset says that it is not whole.
                 self._transport.abort()
         self._end_call(call)
-
-
-def _speaks_anthropic(call: Call) -> bool:
-    return call.url.startswith(b"/v1/messages")
 
 
 def _unserved(call: Call) -> CallError | None:
