@@ -103,7 +103,7 @@ async def test_killed_again_and_again(tmp_path: Path, seed: int) -> None:
         await world.start()
         await run.trouble(3, pause_s=(0.2, 0.9), prefix="b")
         await run.judge()
-        assert sum(got.answered for got in run.gots) > 500
+        assert sum(got.answered for got in run.gots) > 300
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ async def test_killed_for_minutes(tmp_path: Path, seed: int) -> None:
                 run.kills[end] += 1
                 await world.start()
         await run.judge(project=True)
-        assert sum(got.answered for got in run.gots) > 3000
+        assert sum(got.answered for got in run.gots) > 1000
 
 
 async def _provider_dies(run: Run, at_s: float) -> None:
