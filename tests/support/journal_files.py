@@ -97,9 +97,7 @@ class JournalFiles:
 
     def begin(self, **changes: Any) -> None:
         self.number += 1
-        first = SegmentOpened(
-            JOURNAL_VERSION, self.instance, self.number, START_NS, tuple(self.open.values())
-        )
+        first = SegmentOpened(JOURNAL_VERSION, self.instance, self.number, START_NS, tuple(self.open.values()))
         self.append(msgspec.structs.replace(first, **changes))
 
     def append(self, *records: Record) -> None:

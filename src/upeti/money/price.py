@@ -56,9 +56,7 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     per_call_pico: int = 0
     source: str = ""
     remark: str = ""
-    ceilings: tuple[
-        Ceiling, ...
-    ] = ()  # derived from the cells, whatever is given: the bound of every call needs it
+    ceilings: tuple[Ceiling, ...] = ()  # derived from the cells, whatever is given: the bound of every call needs it
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "ceilings", _ceilings(self))

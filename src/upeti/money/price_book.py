@@ -181,9 +181,7 @@ def _row(part: str, dated: DatedRow[_RowFields]) -> Row:
         remark=fields.remark,
     )
     facts = ModelFacts(fields.context_tokens, fields.output_tokens_max)
-    return Row(
-        part, fields.models, price, fields.effective, fields.source_date, facts, dated.file, dated.line
-    )
+    return Row(part, fields.models, price, fields.effective, fields.source_date, facts, dated.file, dated.line)
 
 
 def _cells(dated: DatedRow[_RowFields], per_million: dict[str, str]) -> dict[str, int]:

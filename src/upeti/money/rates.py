@@ -64,9 +64,7 @@ class Rates:
             fields = dated.values
             rate = Decimal(fields.rate)
             if not rate:
-                raise dated.error(
-                    f"{fields.currency} has a rate of zero; write how many one {head.base} buys"
-                )
+                raise dated.error(f"{fields.currency} has a rate of zero; write how many one {head.base} buys")
             if fields.currency == head.base:
                 raise dated.error(f"{head.base} is the base, its rate is 1; take the row out")
             earlier = first_at.setdefault((fields.currency, fields.date), dated.line)
