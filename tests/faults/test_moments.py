@@ -112,11 +112,11 @@ async def test_killed_at_every_moment_of_a_call(tmp_path: Path, durability: str)
             assert after.keys() > still_open.keys()
             for attempt_id, attempt in still_open.items():
                 assert after[attempt_id] == [("estimated", "keeper", attempt.bound_pico)]
-            assert sorted(after.values())[-2:] == sorted(after[one] for one in after.keys() - still_open.keys())
+            assert all(len(each) == 1 for each in after.values())
             (big,) = [one for one in world.journal().attempts.values() if one.model == "sim-biganswer12288"]
             assert after[big.id] == [("posted", "worker", big.cost_pico)]
             assert len(rest) < 12_000_000, "the last byte was sent"
-            assert [(got.status, got.complete) for got in gots] == [(200, True), (0, False), (0, False), (200, False)]
+            assert [got.complete for got in gots] == [True, False, False, False]
 
             spent = sum(attempt.cost_pico for attempt in world.journal().attempts.values())
             for settled, budget in await restart_every_way(world):
