@@ -25,7 +25,7 @@ def resolve(reference: SecretRef, data_dir: Path) -> str:
         from upeti.providers.sealed import master_key, open_sealed
 
         secret = open_sealed(reference.sealed, master_key(data_dir)).decode()
-    if not secret.isascii() or any(ord(letter) < 33 or ord(letter) > 126 for letter in secret):
+    if not secret or not secret.isascii() or any(ord(letter) < 33 or ord(letter) > 126 for letter in secret):
         raise ConfigError(
             f"the secret {reference.kind}:{reference.name} is empty or holds blanks: it cannot be sent in a header"
         )
