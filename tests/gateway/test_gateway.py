@@ -182,6 +182,17 @@ async def test_a_price_comes_into_force_at_its_hour(tmp_path: Path, provider: Si
     assert seen == [("0.000000000005", "USD")] * 2 + [("0.000000000015", "EUR")] * 2
 
 
+async def test_deadlines_are_looked_at_whatever_goes_wrong_beside_them(
+    tmp_path: Path, provider: SimProvider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    routes = [route("*", candidate("up"), attempt_timeout_ms=100)]
+    async with serving(tmp_path, snapshot([channel("up", provider)], routes)) as served:
+        with monkeypatch.context() as patch:
+            patch.setattr(served.gateway.metrics, "fold", lambda: 1 / 0)
+            await until(lambda: "division by zero" in caplog.text, what="the fault")
+        assert (await served.ask(request(chat("m-never")))).status == 504
+
+
 # -- its own paths -----------------------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,7 @@ class Gateway:
     # -- by the clock --------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
+        self.loop.call_later(_TICK_S, self.tick)  # first: whatever goes wrong below, deadlines are looked at again
         now_s = self.loop.time()
         self.metrics.fold()
         for fiber in [fiber for fiber in self.fibers if fiber.deadline < now_s]:
@@ -125,7 +126,6 @@ class Gateway:
             self.keeper.report(self._samples())
             for channel in self.view.channels.values():
                 channel.pool.close_idle(now_s)
-        self.loop.call_later(_TICK_S, self.tick)
 
     def _granted(self, grant: LeaseGrant) -> None:
         self.holds.granted(grant.budget, grant.amount_pico, grant.left_pico, grant.limit_pico, grant.resets_ns)
