@@ -17,14 +17,14 @@ def resolve(reference: SecretRef, data_dir: Path) -> str:
             raise ConfigError(f"the environment variable {reference.name} is not set: set it where Upeti is started")
     elif reference.kind == "file":
         try:
-            secret = Path(reference.name).read_text().strip()
+            secret = Path(reference.name).read_text(errors="replace").strip()
         except OSError as error:
             raise ConfigError(f"the secret file {reference.name} cannot be read: {error.strerror}") from error
     else:
         # Only a gateway with stored secrets pays for the library's memory.
         from upeti.providers.sealed import master_key, open_sealed
 
-        secret = open_sealed(reference.sealed, master_key(data_dir)).decode()
+        secret = open_sealed(reference.sealed, master_key(data_dir)).decode(errors="replace")
     if not secret or not secret.isascii() or any(ord(letter) < 33 or ord(letter) > 126 for letter in secret):
         raise ConfigError(
             f"the secret {reference.kind}:{reference.name} is empty or holds blanks: it cannot be sent in a header"
