@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support.gateway_side import Served, candidate, channel, chat, request, route, serving, snapshot, until
@@ -103,6 +104,18 @@ async def test_a_provider_that_comes_back_on_its_port_is_found(tmp_path: Path) -
         await provider.start()
         assert (await served.ask(CALL)).status == 200
     await provider.stop()
+
+
+@pytest.mark.parametrize("host", ["a" * 70 + ".example.com", "a..b"])
+async def test_a_host_that_cannot_be_is_no_connection(tmp_path: Path, host: str) -> None:
+    view = msgspec.structs.replace(channel("up", 80), host=host)
+    async with serving(
+        tmp_path, snapshot([channel("up", 80)], [route("*", candidate("up"), attempts_max=1)])
+    ) as served:
+        served.gateway.view.channels["up"].pool.view = view
+        answered = await served.ask(CALL)
+        assert (answered.status, answered.code) == (502, "upstream_failed")
+        assert served.books().outcomes() == [("not_sent", "voided")]
 
 
 @pytest.mark.parametrize(

@@ -295,8 +295,9 @@ class Pool:
             message = f"no connection to {view.host}:{view.port} within {view.connect_timeout_ms} ms"
             gate.fail(UpstreamError("connect", message, sent=False))
             return
-        except (OSError, ssl.SSLError) as error:
-            message = f"no connection to {view.host}:{view.port}: {error.strerror or error}"
+        except (OSError, UnicodeError) as error:  # a host's name that cannot be one is not encoded
+            reason = getattr(error, "strerror", None) or error
+            message = f"no connection to {view.host}:{view.port}: {reason}"
             gate.fail(UpstreamError("connect", message, sent=False))
             return
         finally:
