@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import anthropic
-import httpx
 import httpx2
 import openai
 import pytest
@@ -75,9 +74,9 @@ CLASSES = [row[0] for row in ERRORS]
 
 
 def openai_client(status: int, body: bytes, content_type: str = "application/json") -> openai.OpenAI:
-    answer = httpx.Response(status, content=body, headers={"content-type": content_type})
-    transport = httpx.MockTransport(lambda request: answer)
-    return openai.OpenAI(api_key="k", max_retries=0, http_client=httpx.Client(transport=transport))
+    answer = httpx2.Response(status, content=body, headers={"content-type": content_type})
+    transport = httpx2.MockTransport(lambda request: answer)
+    return openai.OpenAI(api_key="k", max_retries=0, http_client=httpx2.Client(transport=transport))
 
 
 def anthropic_client(status: int, body: bytes, content_type: str = "application/json") -> anthropic.Anthropic:

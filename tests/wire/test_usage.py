@@ -201,7 +201,7 @@ def test_meters_are_known_names_of_sound_quantities_or_nothing(usage: dict[str, 
         found = wire.meters(read(usage))
         if found is not None:
             assert found.keys() <= set(m.ALL_METERS)
-            assert all(isinstance(count, int) and 0 <= count <= 1 << 32 for count in found.values())
+            assert all(type(count) is int and 0 <= count <= 1 << 32 for count in found.values())
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
