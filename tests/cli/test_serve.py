@@ -68,18 +68,18 @@ def test_a_call_is_answered_billed_and_journaled(running: UpetiProcess) -> None:
 
 
 def test_a_key_with_a_limit_spends_exactly_and_is_then_refused(running: UpetiProcess) -> None:
-    """An input token costs 10⁻⁶ USD, an output token 2·10⁻⁶."""
+    """An input token costs 10⁻⁶ USD, an output token 2·10⁻⁶; 4,000 of them are below the cap that is put in (4,096)."""
     made = json.loads(running.command("keys", "create", "--tenant", "acme", "--limit", "0.2", "--json").stdout)
     until(lambda: running.call(key=made["key"])[0] != 401, seconds=2.5, what="the key")
     (before,) = running.ask("/v1/budgets")
     assert before["limit"] == "0.2"
     cost = until(lambda: Decimal(running.ask("/v1/budgets")[0]["spent"])) * 10**6  # of the call above
-    while (answer := running.call("m-out9000", key=made["key"]))[0] == 200:
+    while (answer := running.call("m-out4000", key=made["key"]))[0] == 200:
         usage = answer[1]["usage"]
         cost += usage["prompt_tokens"] + 2 * usage["completion_tokens"]
     assert answer[0] == 429
     assert answer[1]["error"]["code"] == "budget_exceeded"
-    assert 150_000 < cost < 200_000
+    assert 150_000 < cost <= 200_000
     until(lambda: Decimal(running.ask("/v1/budgets")[0]["spent"]) == cost / 10**6, what=f"a bill of {cost}")
     running.command("keys", "revoke", made["id"])
     until(lambda: running.call(key=made["key"])[0] == 401, seconds=2.5)
