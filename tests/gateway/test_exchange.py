@@ -233,8 +233,12 @@ async def test_a_deadline_ends_the_waiting_between_attempts(tmp_path: Path, prov
     async with serving(tmp_path, snapshot([channel("up", provider)], routes)) as served:
         line = await served.connect()
         line.send(CALL)
+        started = asyncio.get_running_loop().time()
         answered = await line.answer()
-        assert (answered.status, answered.code) == (504, "deadline_exceeded")
+        assert asyncio.get_running_loop().time() - started < 1
+        # Within a pause ours is all there is to say; right behind one, the provider's own words.
+        assert (answered.status, answered.json["error"]["code"]) in ((504, "deadline_exceeded"), (500, "server_error"))
+        assert provider.seen <= 3
         provider.always = ""  # the connection's next call has a deadline of its own
         line.send(CALL)
         assert (await line.answer()).status == 200
