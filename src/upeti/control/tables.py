@@ -1,7 +1,8 @@
-"""The state's tables: keys, sealed secrets, budgets with their leases, and the worker processes that hold
-them.
+"""The state's tables: keys, sealed secrets, budgets with their leases and the worker processes that hold them; and
+the books: the ledger's batches and postings, usage by day, closed periods, invoices.
 
-What money was spent on is in the journal; here is only what must be changed in place and in transactions.
+What money was spent on is in the journals, of which the books are a fold; here is what must be changed in place and in
+transactions, and what all nodes share.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from sqlalchemy import (
     Column,
     Dialect,
     ForeignKey,
+    Index,
+    Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
     TypeDecorator,
+    UniqueConstraint,
 )
 
 
@@ -71,6 +75,9 @@ budgets = Table(
     Column("id", String, primary_key=True),  # such as "key:ID"
     Column("limit_pico", Pico, nullable=False),
     Column("spent_pico", Pico, nullable=False),
+    Column("name", String, nullable=False, default=""),  # of the budget that this is a window of
+    Column("unit", String, nullable=False, default="USD"),  # a currency, "calls" or "tokens"
+    Column("ends_ns", BigInteger, nullable=False, default=0),  # of the window; 0: never
 )
 
 instances = Table(
@@ -81,6 +88,7 @@ instances = Table(
     Column("pid", BigInteger, nullable=False),
     Column("process", String, nullable=False),  # tells the process from a later one with the same pid
     Column("state", String, nullable=False),  # live, closed
+    Column("node", String, nullable=False, default=""),  # whose disk has its journal
 )
 
 leases = Table(
@@ -97,4 +105,102 @@ counters = Table(
     metadata,
     Column("name", String, primary_key=True),
     Column("value", BigInteger, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", String, primary_key=True),
+    Column("seen_ns", BigInteger, nullable=False),
+    Column("address", String, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("budget", String, primary_key=True),
+    Column("share", Integer, primary_key=True),  # percent of the limit that was passed
+    Column("at_ns", BigInteger, nullable=False),
+    Column("spent_pico", Pico, nullable=False),
+    Column("limit_pico", Pico, nullable=False),
+    Column("delivered_ns", BigInteger, nullable=False),  # 0: the webhook has not taken it yet
+)
+
+prices_used = Table(
+    "prices_used",
+    metadata,
+    Column("id", String, primary_key=True),  # hash of the content: a bill can be explained when the file is long gone
+    Column("row", JSON, nullable=False),
+    Column("first_ns", BigInteger, nullable=False),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("period", String, nullable=False),
+    Column("reference", String, nullable=False),
+    Column("node", String, nullable=False),
+    Column("instance", String, nullable=False),
+    Column("segment", BigInteger, nullable=False),
+    Column("segment_bytes", BigInteger, nullable=False),
+    Column("segment_digest", String, nullable=False),
+    Column("document_sha256", String, nullable=False),
+    Column("previous", String, nullable=False),
+    Column("hash", String, nullable=False, unique=True),
+    Index("batches_by_segment", "instance", "segment"),
+)
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("batch", BigInteger, ForeignKey("batches.number"), primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("account", String, nullable=False),
+    Column("amount_pico", Pico, nullable=False),  # debit positive, credit negative
+    Column("currency", String, nullable=False),
+    Column("day", String(10), nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("memo", String, nullable=False),
+    Index("postings_by_tenant", "tenant", "day"),
+)
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("day", String(10), nullable=False),
+    Column("dimensions", String, nullable=False),  # canonical JSON of all of a row but its day and amounts
+    Column("tenant", String, nullable=False),
+    Column("calls", BigInteger, nullable=False),
+    Column("attempts", BigInteger, nullable=False),
+    Column("unmetered", BigInteger, nullable=False),
+    Column("meters", String, nullable=False),  # JSON
+    Column("cost_pico", Pico, nullable=False),
+    UniqueConstraint("day", "dimensions"),
+    Index("usage_by_tenant", "tenant", "day"),
+)
+
+periods = Table(
+    "periods",
+    metadata,
+    Column("period", String(7), primary_key=True),  # closed: nothing is posted in it any more
+    Column("closed_ns", BigInteger, nullable=False),
+    Column("batch", BigInteger, ForeignKey("batches.number"), nullable=False),
+)
+
+invoices = Table(
+    "invoices",
+    metadata,
+    Column("number", String, primary_key=True),
+    Column("kind", String, nullable=False),  # invoice, credit_note
+    Column("tenant", String, nullable=False),
+    Column("period", String(7), nullable=False),
+    Column("issued_ns", BigInteger, nullable=False),
+    Column("document", String, nullable=False),  # JSON, as it was issued
+    Column("sha256", String, nullable=False),  # of the document's text
+    Column("batch", BigInteger, ForeignKey("batches.number"), nullable=False),
 )

@@ -74,6 +74,7 @@ class AttemptSettled(msgspec.Struct, frozen=True, array_like=True, tag="settled"
     first_byte_us: int = -1  # from dispatch to the first byte of the answer, -1 when there was none
     total_us: int = -1  # from dispatch to the end of the answer
     provider_request_id: str = ""
+    tier: str = ""  # service tier that was billed, "" for the standard one
 
 
 class AttemptRecovered(msgspec.Struct, frozen=True, array_like=True, tag="recovered"):
@@ -83,6 +84,37 @@ class AttemptRecovered(msgspec.Struct, frozen=True, array_like=True, tag="recove
     opened: AttemptOpened
     at_ns: int
     cost_pico: int
+
+
+class CostCorrected(msgspec.Struct, frozen=True, array_like=True, tag="corrected"):
+    """What earlier records say is owed was wrong: ``was`` is taken back and ``now`` is owed in its place.
+
+    Nothing earlier is edited. Written by reconciliation and re-pricing, never by a worker. It stands for one attempt
+    (``attempt_id``), or for all attempts that the other fields name (``attempt_id`` is "").
+    """
+
+    correction_id: str  # unique; the same correction made twice has the same one and counts once
+    at_ns: int
+    reason: str  # "reconciled" | "repriced" | "manual"
+    reference: str  # SHA-256 of the provider's report or of the price book that it follows
+    attempt_id: str
+    settled_ns: int  # when what is corrected was settled: the day that it belongs to
+    tenant: str
+    project: str
+    key: str
+    feature: str
+    task: str
+    route: str
+    channel: str
+    model: str
+    wire: str
+    outcome: Outcome  # that the corrected attempts were settled with
+    currency: str
+    was: str  # decimal text: a month's sum in rupiah does not fit 64 bits of pico
+    now: str
+    meters: dict[str, int] | None  # difference to what was reported before; None: none is known
+    price_id: str = ""  # row that ``now`` follows, "" when the provider's report says it
+    tier: str = ""
 
 
 class CallRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
@@ -107,4 +139,4 @@ class SegmentClosed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     final: bool  # True: the instance ended here
 
 
-Record = SegmentOpened | AttemptOpened | AttemptSettled | AttemptRecovered | CallRefused | SegmentClosed
+Record = SegmentOpened | AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | SegmentClosed

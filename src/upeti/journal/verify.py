@@ -20,6 +20,7 @@ from upeti.core.events import (
     AttemptRecovered,
     AttemptSettled,
     CallRefused,
+    CostCorrected,
     Outcome,
     Record,
     SegmentClosed,
@@ -51,6 +52,7 @@ class InstanceResult(msgspec.Struct):
     opened: int = 0
     settled: int = 0
     recovered: int = 0  # attempts of this instance that a keeper settled
+    corrected: int = 0
     refused: int = 0
     open: int = 0  # neither settled nor recovered
     torn_bytes: int = 0
@@ -248,7 +250,7 @@ class _InstanceCheck:
         if {(one.call, one.attempt): one for one in record.carried} != self._open:
             self._find("carried differs", "the attempts carried over are not those that were open")
 
-    def _take(self, record: AttemptOpened | AttemptSettled | AttemptRecovered | CallRefused) -> None:
+    def _take(self, record: AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused) -> None:
         if isinstance(record, AttemptOpened):
             self._result.opened += 1
             if self._opened.add(record.call, record.attempt):
@@ -259,6 +261,8 @@ class _InstanceCheck:
             self._settle(record)
         elif isinstance(record, AttemptRecovered):
             self.recoveries.append(record)
+        elif isinstance(record, CostCorrected):
+            self._result.corrected += 1
         else:
             self._result.refused += 1
 

@@ -105,6 +105,19 @@ def cost_of(price: Price, meters: Mapping[str, int]) -> int | None:
     return total
 
 
+def cliff_of(price: Price, meters: Mapping[str, int]) -> int:
+    """Return at which cliff ``cost_of`` prices ``meters``: 0 below the first."""
+    input_tokens = sum(quantity for name, quantity in meters.items() if name in _INPUT)
+    return sum(input_tokens > cliff.above_input_tokens for cliff in price.cliffs)
+
+
+def cell_of(price: Price, meter: str, cliff: int) -> int | None:
+    """Return the price of one unit of ``meter`` at a cliff, or None when it has none there."""
+    cells = price.cliffs[cliff - 1].pico if cliff else price.pico
+    cell = cells.get(meter)
+    return cells.get(PRICED_AS.get(meter, "")) if cell is None else cell
+
+
 def dearest(price: Price) -> tuple[int, int]:
     """Return the dearest input and the dearest output price per token over all cells and cliffs."""
     last = price.ceilings[-1]

@@ -1,0 +1,182 @@
+"""The books: batches of postings and usage by day, in the state that all nodes share.
+
+Rules: a batch, its postings and the usage that it stands for are one transaction; batches are numbered and chained one
+after the other, whoever appends them. Nothing is posted in a period that is closed: what comes late belongs to the
+first open one. The same segment is posted once.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection, insert, select, update
+
+from upeti.control import tables
+from upeti.control.store import Store
+from upeti.money.ledger import GENESIS, Account, Batch, BatchKind, Posting, sealed
+from upeti.money.price import Price
+from upeti.money.usage import UsageRow
+
+_AMOUNTS: Final = frozenset({"day", "calls", "attempts", "unmetered", "meters", "cost_pico"})
+
+
+class Books:
+    """The ledger and the usage of one state."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def append(self, batch: Batch, usage: Iterable[UsageRow] = ()) -> Batch | None:
+        """Number, chain and keep ``batch`` with the usage that it stands for; None when its segment is posted already.
+
+        Its period is moved on to the first open one. Raises ``LedgerError`` when it does not balance.
+        """
+        with self._store.writing() as connection:
+            return append_in(connection, batch, usage)
+
+    def usage(
+        self, first_day: datetime.date | None = None, last_day: datetime.date | None = None, tenant: str | None = None
+    ) -> list[UsageRow]:
+        """Return the rows of some days, both included, by day."""
+        table = tables.usage_days
+        query = select(table).order_by(table.c.day, table.c.id)
+        if first_day is not None:
+            query = query.where(table.c.day >= first_day.isoformat())
+        if last_day is not None:
+            query = query.where(table.c.day <= last_day.isoformat())
+        if tenant is not None:
+            query = query.where(table.c.tenant == tenant)
+        with self._store.engine.connect() as connection:
+            return [_usage_row(row) for row in connection.execute(query)]
+
+    def batches(self) -> list[Batch]:
+        """Return every batch with its postings, in order."""
+        with self._store.engine.connect() as connection:
+            postings: dict[int, list[Posting]] = {}
+            lines = select(tables.postings).order_by(tables.postings.c.batch, tables.postings.c.line)
+            for row in connection.execute(lines):
+                postings.setdefault(row.batch, []).append(_posting(row))
+            query = select(tables.batches).order_by(tables.batches.c.number)
+            return [
+                Batch(**{**row._asdict(), "kind": BatchKind(row.kind)}, postings=tuple(postings.get(row.number, ())))
+                for row in connection.execute(query)
+            ]
+
+    def price(self, price_id: str) -> Price | None:
+        """Return a price that was ever served with, whatever the price files say now."""
+        query = select(tables.prices_used.c.row).where(tables.prices_used.c.id == price_id)
+        with self._store.engine.connect() as connection:
+            row = connection.execute(query).scalar_one_or_none()
+        return None if row is None else msgspec.convert(row, Price)
+
+    def keep_prices(self, prices: Sequence[Price], at_ns: int) -> None:
+        """Remember prices that calls are served with from now on."""
+        table = tables.prices_used
+        with self._store.writing() as connection:
+            known = set(connection.execute(select(table.c.id)).scalars())
+            fresh = {price.id: price for price in prices if price.id not in known}
+            rows = [{"id": name, "row": msgspec.to_builtins(price), "first_ns": at_ns} for name, price in fresh.items()]
+            if rows:
+                connection.execute(insert(table), rows)
+
+    def closed_periods(self) -> list[str]:
+        """Return closed periods such as "2026-10", oldest first."""
+        query = select(tables.periods.c.period).order_by(tables.periods.c.period)
+        with self._store.engine.connect() as connection:
+            return list(connection.execute(query).scalars())
+
+
+def append_in(connection: Connection, batch: Batch, usage: Iterable[UsageRow] = ()) -> Batch | None:
+    """``Books.append`` within a transaction of ``Store.writing``, for what must happen together with it."""
+    table = tables.batches
+    if batch.instance:
+        same = (table.c.instance == batch.instance) & (table.c.segment == batch.segment)
+        if connection.execute(select(table.c.number).where(same)).first() is not None:
+            return None
+    last = connection.execute(select(table.c.number, table.c.hash).order_by(table.c.number.desc()).limit(1)).first()
+    number, previous = (last.number + 1, last.hash) if last is not None else (1, GENESIS)
+    closed = connection.execute(select(tables.periods.c.period).order_by(tables.periods.c.period.desc())).scalars()
+    batch = sealed(
+        msgspec.structs.replace(batch, number=number, period=_open_period(batch.period, closed.first())), previous
+    )
+    row = msgspec.structs.asdict(batch)
+    connection.execute(insert(table).values({name: value for name, value in row.items() if name != "postings"}))
+    lines = [
+        {**msgspec.structs.asdict(posting), "day": posting.day.isoformat(), "batch": number, "line": line}
+        for line, posting in enumerate(batch.postings)
+    ]
+    if lines:
+        connection.execute(insert(tables.postings), lines)
+    _add_usage(connection, usage)
+    return batch
+
+
+def _posting(row: Any) -> Posting:
+    return Posting(
+        account=Account(row.account),
+        amount_pico=row.amount_pico,
+        currency=row.currency,
+        day=datetime.date.fromisoformat(row.day),
+        tenant=row.tenant,
+        channel=row.channel,
+        memo=row.memo,
+    )
+
+
+def _open_period(period: str, last_closed: str | None) -> str:
+    if last_closed is None or period > last_closed:
+        return period
+    year, month = map(int, last_closed.split("-"))
+    return f"{year + month // 12:04d}-{month % 12 + 1:02d}"
+
+
+def _add_usage(connection: Connection, usage: Iterable[UsageRow]) -> None:
+    table = tables.usage_days
+    added = {(row.day.isoformat(), _dimensions(row)): row for row in usage}
+    days = {day for day, _ in added}
+    query = select(table).where(table.c.day.in_(days))
+    known = {(row.day, row.dimensions): row for row in connection.execute(query)} if days else {}
+    fresh, changed = [], []
+    for key, row in added.items():
+        before = known.get(key)
+        meters = dict(row.meters)
+        for name, quantity in (msgspec.json.decode(before.meters) if before is not None else {}).items():
+            meters[name] = meters.get(name, 0) + quantity
+        sums: dict[str, Any] = {
+            "calls": row.calls + (before.calls if before is not None else 0),
+            "attempts": row.attempts + (before.attempts if before is not None else 0),
+            "unmetered": row.unmetered + (before.unmetered if before is not None else 0),
+            "meters": msgspec.json.encode(meters, order="sorted").decode(),
+            "cost_pico": row.cost_pico + (before.cost_pico if before is not None else 0),
+        }
+        if before is None:
+            fresh.append({"day": key[0], "dimensions": key[1], "tenant": row.tenant, **sums})
+        else:
+            changed.append((before.id, sums))
+    if fresh:
+        connection.execute(insert(table), fresh)
+    for number, sums in changed:
+        connection.execute(update(table).where(table.c.id == number).values(sums))
+
+
+def _dimensions(row: UsageRow) -> str:
+    values = msgspec.to_builtins(row)
+    return msgspec.json.encode(
+        {name: value for name, value in values.items() if name not in _AMOUNTS and value not in ("", 0)}, order="sorted"
+    ).decode()
+
+
+def _usage_row(row: Any) -> UsageRow:
+    values = msgspec.json.decode(row.dimensions)
+    return UsageRow(
+        day=datetime.date.fromisoformat(row.day),
+        calls=row.calls,
+        attempts=row.attempts,
+        unmetered=row.unmetered,
+        meters=msgspec.json.decode(row.meters),
+        cost_pico=row.cost_pico,
+        **values,
+    )
