@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from support.journal_files import DAY_NS, START_NS, JournalFiles, opened, refused, settled
+from support.journal_files import DAY_NS, START_NS, JournalFiles, corrected, opened, refused, settled
 from upeti.cli.bill import bill
 from upeti.core.events import Outcome
 from upeti.journal.events_store import project_closed_segments
@@ -200,3 +200,26 @@ def test_a_damaged_journal_gives_no_bill_unless_it_is_skipped(data_dir: Path) ->
     assert skipped.exit_code == 0
     assert "incomplete: w0-0001/00000000.upj" in skipped.stderr
     assert [one["segment"] for one in json.loads(skipped.stdout)["damage"]] == ["w0-0001/00000000.upj"]
+
+
+def test_corrections_are_in_the_costs_and_are_no_calls(data_dir: Path) -> None:
+    before = run_json(data_dir, "--by", "tenant")
+    assert before["lines"][0]["cost"] == "1.000005000011"
+    keeper = JournalFiles(data_dir, "keeper-corrections-1")
+    keeper.append(corrected(1, was="1.000000000001", now="0.5", meters={"input": -40}))
+    estimate = {"outcome": Outcome.ESTIMATED, "was": "0.000005", "now": "0.000004", "meters": {"output": 3}}
+    keeper.append(corrected(3, 1, model="claude", **estimate))
+    keeper.append(corrected(4, outcome=Outcome.UNPRICED, was="0", now="2", settled_ns=START_NS + DAY_NS))
+    for _ in range(2):  # from the journal, then from Parquet
+        after = run_json(data_dir, "--by", "tenant")
+        acme, globex = after["lines"]
+        assert globex == before["lines"][1]
+        assert acme == before["lines"][0] | {
+            "cost": "2.50000400001",
+            "input_tokens": before["lines"][0]["input_tokens"] - 40,
+            "output_tokens": before["lines"][0]["output_tokens"] + 3,
+            "estimated": "0",
+            "unpriced": 0,
+        }
+        keeper.close()
+        project_closed_segments(data_dir, dead=["w0-0001"])

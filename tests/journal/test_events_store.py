@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.journal_files import START_NS, JournalFiles, opened, refused, settled
+from support.journal_files import START_NS, JournalFiles, corrected, opened, refused, settled
 from upeti.core.amount import PICO_PER_UNIT, to_decimal
 from upeti.core.errors import JournalError
 from upeti.core.events import AttemptRecovered, Outcome
@@ -39,7 +39,7 @@ def test_no_journal_gives_empty_views(tmp_path: Path) -> None:
 def test_an_event_says_all_that_is_known(tmp_path: Path) -> None:
     files = JournalFiles(tmp_path)
     meters = {"input": 100, "output": 0, "pages": 3, "searches": 2}
-    files.append(opened(7, 1, task="topic", stream=True), settled(7, 1, meters=meters))
+    files.append(opened(7, 1, task="topic", stream=True), settled(7, 1, meters=meters, tier="flex"))
     for projected in (False, True):
         with connect(tmp_path) as connection:
             event = connection.sql("SELECT * FROM events").to_arrow_table().to_pylist()
@@ -76,6 +76,10 @@ def test_an_event_says_all_that_is_known(tmp_path: Path) -> None:
                 "first_byte_us": 40_000,
                 "total_us": 90_000,
                 "provider_request_id": "chatcmpl-7",
+                "tier": "flex",
+                "correction_id": None,
+                "corrects": None,
+                "was": None,
             }
         ]
         if not projected:
@@ -259,10 +263,37 @@ def test_a_file_with_fewer_columns_is_read_as_unknown(tmp_path: Path) -> None:
     files.append(opened(2), settled(2))
     project_closed_segments(tmp_path)
     target = events_path(tmp_path, "w0-0001", 0)
-    pq.write_table(pq.read_table(target).drop_columns(["input", "bound"]), target)
+    pq.write_table(
+        pq.read_table(target).drop_columns(["input", "bound", "tier", "correction_id", "corrects", "was"]), target
+    )
     query = "SELECT call, input, bound, cost FROM events ORDER BY call"
     cost, bound = Decimal("0.000001234567"), Decimal("0.000005")
     assert rows(tmp_path, query) == [(1, None, None, cost), (2, 100, bound, cost)]
+
+
+def test_a_correction_is_an_event_with_the_difference(tmp_path: Path) -> None:
+    files = JournalFiles(tmp_path)
+    files.append(opened(1), settled(1))
+    keeper = JournalFiles(tmp_path, "keeper-corrections-1")
+    huge = "99999999999999999999999999.000000000001"
+    keeper.append(corrected(1, meters={"input": -7}, tier="batch"), corrected(2, was="0", now=huge, attempt_id=""))
+    keeper.append(corrected(3, was=huge, now="0", attempt_id="", outcome=Outcome.ESTIMATED))
+    query = """SELECT call_id, attempt_id, outcome, ended, input, cost, was, corrects, tier, correction_id, settled_at
+               FROM events ORDER BY instance DESC, call"""
+    at = [datetime.datetime(2026, 11, 1, 0, 0, second, 100_000) for second in (1, 1, 2, 3)]
+    first, more = ("call-0001", "call-0001-0"), ("", "", "corrected", "reconciled", None)
+    named = ("correction-1-0", at[1])
+    expected = [
+        (*first, "posted", "answered", 100, Decimal("0.000001234567"), None, None, "", None, at[0]),
+        (*first, *more[2:4], -7, Decimal("-0.000000234567"), Decimal("0.000001234567"), "posted", "batch", *named),
+        (*more, Decimal(huge), Decimal(0), "posted", "", "correction-2-0", at[2]),
+        (*more, Decimal(f"-{huge}"), Decimal(huge), "estimated", "", "correction-3-0", at[3]),
+    ]
+    assert rows(tmp_path, query) == expected
+    files.close()
+    keeper.close()
+    assert project_closed_segments(tmp_path) == 2
+    assert rows(tmp_path, query) == expected
 
 
 def test_a_path_with_quotes_is_only_a_path(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.journal_files import START_NS, JournalFiles, opened, refused, settled
+from support.journal_files import START_NS, JournalFiles, corrected, opened, refused, settled
 from upeti.core.events import AttemptRecovered, Outcome, SegmentClosed
 from upeti.journal.verify import FINDINGS_LISTED_MAX, Verification, verify
 
@@ -207,3 +207,23 @@ def test_findings_are_all_counted_and_not_all_listed(tmp_path: Path) -> None:
     result = verify(tmp_path)
     assert len(result.findings) == FINDINGS_LISTED_MAX
     assert result.counts == {"never opened": count}
+
+
+def test_corrections_follow_from_what_was_owed(tmp_path: Path) -> None:
+    JournalFiles(tmp_path).append(opened(1), settled(1, cost_pico=10))
+    JournalFiles(tmp_path, "w1-0001").append(opened(2))
+    keeper = JournalFiles(tmp_path, "keeper-0001")
+    keeper.append(recovery(2, "w1-0001"), corrected(2, was="0.000005", now="0"))
+    keeper.append(corrected(1, correction_id="later", at_ns=START_NS + 9, was="0.000000000007", now="0"))
+    keeper.append(corrected(1, at_ns=START_NS + 8, was="0.00000000001", now="0.000000000007"))
+    assert verify(tmp_path).findings == []
+
+
+def test_corrections_that_fit_nothing_are_named(tmp_path: Path) -> None:
+    JournalFiles(tmp_path).append(opened(1), settled(1, cost_pico=10))
+    JournalFiles(tmp_path, "keeper-0001").append(corrected(1, was="0.00000000001"), corrected(2))
+    JournalFiles(tmp_path, "keeper-0002").append(corrected(1, was="0.00000000001", attempt_id=""))
+    JournalFiles(tmp_path, "keeper-0003").append(corrected(1, correction_id="x", was="1"))
+    result = verify(tmp_path)
+    assert sorted(kinds(result)) == ["corrected twice", "corrects nothing", "was differs"]
+    assert [one.instance for one in result.findings if one.damage] == ["keeper-0002"]

@@ -12,6 +12,7 @@ from upeti.core.events import (
     AttemptOpened,
     AttemptSettled,
     CallRefused,
+    CostCorrected,
     Outcome,
     Record,
     SegmentClosed,
@@ -75,6 +76,32 @@ def refused(call: int, **changes: Any) -> CallRefused:
         task="",
         route="fast",
         code="budget_exceeded",
+    )
+    return msgspec.structs.replace(record, **changes)
+
+
+def corrected(call: int, attempt: int = 0, **changes: Any) -> CostCorrected:
+    record = CostCorrected(
+        correction_id=f"correction-{call}-{attempt}",
+        at_ns=START_NS + 3 * DAY_NS,
+        reason="reconciled",
+        reference="ab" * 32,
+        attempt_id=f"call-{call:04d}-{attempt}",
+        settled_ns=START_NS + call * 10**9 + 10**8,
+        tenant="acme",
+        project="shop",
+        key="k1",
+        feature="search",
+        task="",
+        route="fast",
+        channel="openai",
+        model="gpt-4.1-mini",
+        wire="chat_completions",
+        outcome=Outcome.POSTED,
+        currency="USD",
+        was="0.000001234567",
+        now="0.000001",
+        meters=None,
     )
     return msgspec.structs.replace(record, **changes)
 

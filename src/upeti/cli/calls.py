@@ -25,13 +25,13 @@ from upeti.core.amount import decimal_text, parse_pico
 from upeti.core.errors import ConfigError
 from upeti.core.events import Outcome
 from upeti.core.meters import ALL_METERS, INPUT_METERS, OUTPUT_METERS
-from upeti.journal.event_columns import EVENT_COLUMNS, REFUSAL_COLUMNS
+from upeti.journal.event_columns import CORRECTED, EVENT_COLUMNS, REFUSAL_COLUMNS
 
 if TYPE_CHECKING:
     import duckdb
 
 REFUSED = "refused"  # beside the outcomes of attempts: calls that never became one
-_OUTCOMES = (*Outcome, REFUSED)
+_OUTCOMES = (*Outcome, CORRECTED, REFUSED)
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _FETCH_ROWS = 10_000
@@ -51,7 +51,9 @@ def calls(
     call_id: Annotated[str | None, _exact("call-id", "call: the x-request-id that the client was given")] = None,
     outcome: Annotated[
         str | None,
-        typer.Option(help=f"Only this outcome: {', '.join(_OUTCOMES)} (by a limit or a rule).", show_default=False),
+        typer.Option(
+            help=f"Only this outcome: {', '.join(_OUTCOMES)} (refused: by a limit or a rule).", show_default=False
+        ),
     ] = None,
     since: Annotated[
         str | None,
@@ -71,6 +73,7 @@ def calls(
     """List attempts, newest first: who called, what answered, how it ended, what it cost.
 
     A call that failed over has one line per attempt; what is still open is not listed.
+    A correction has a line of its own, with the difference that it makes.
     Calls refused before any attempt are listed with `--outcome refused`.
     """
     only_one(json=as_json, csv=as_csv)

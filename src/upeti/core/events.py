@@ -108,7 +108,7 @@ class CostCorrected(msgspec.Struct, frozen=True, array_like=True, tag="corrected
     channel: str
     model: str
     wire: str
-    outcome: Outcome  # that the corrected attempts were settled with
+    outcome: Outcome  # that the corrected attempts were settled with; POSTED once they were corrected before
     currency: str
     was: str  # decimal text: a month's sum in rupiah does not fit 64 bits of pico
     now: str

@@ -1,8 +1,9 @@
 """The bill: exact sums over events, by whatever a reader wants to see them by.
 
 Rules: sums are made in DECIMAL(38,12) and never rounded here. A cost that is not known (*unpriced*) is counted
-beside the sum, never as zero in it; so are attempts whose tokens are not known. Amounts of different
-currencies are never added; a conversion names its rates. An attempt belongs to the UTC day it was settled on.
+beside the sum, never as zero in it; so are attempts whose tokens are not known. Corrections are in the costs and the
+tokens, and are no calls or attempts. Amounts of different currencies are never added; a conversion names its rates.
+An attempt, and a correction of it, belong to the UTC day the attempt was settled on.
 """
 
 from __future__ import annotations
@@ -85,10 +86,15 @@ def make_bill(connection: duckdb.DuckDBPyConnection, by: Sequence[str], chosen: 
         WITH chosen AS (SELECT *, {_tokens("input_", INPUT_METERS)}, {_tokens("output_", OUTPUT_METERS)}
                                {"".join(f", {group}" for group in groups)} FROM events {where})
         SELECT {is_total} = 1, {"".join(f"{name}, " for name in names)} currency,
-               count(DISTINCT (instance, call)), count(*), sum(input_tokens), sum(output_tokens),
-               count(*) FILTER (outcome <> 'voided' AND input_tokens IS NULL AND output_tokens IS NULL),
-               sum(cost), coalesce(sum(cost) FILTER (outcome = 'estimated'), 0),
-               count(*) FILTER (outcome = 'unpriced')
+               count(DISTINCT (instance, call)) FILTER (outcome <> 'corrected'),
+               count(*) FILTER (outcome <> 'corrected'), sum(input_tokens), sum(output_tokens),
+               count(*) FILTER (outcome NOT IN ('voided', 'corrected')
+                                AND input_tokens IS NULL AND output_tokens IS NULL),
+               sum(cost),
+               coalesce(sum(cost) FILTER (outcome = 'estimated'), 0)
+               - coalesce(sum(was) FILTER (corrects = 'estimated'), 0),
+               count(*) FILTER (outcome = 'unpriced' AND attempt_id NOT IN (
+                   SELECT attempt_id FROM events WHERE corrects = 'unpriced' AND attempt_id <> ''))
         FROM chosen GROUP BY {sets}
         """,  # noqa: S608 the texts are constants of this module, the values are bound
         values,

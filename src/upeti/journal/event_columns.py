@@ -2,7 +2,8 @@
 
 An event is what is known of an attempt once it is settled, or recovered by a keeper. A cost is None when no
 price applied (unpriced), a meter is None when it was not reported: unknown is not zero. An attempt opened in
-an earlier segment is joined through the list that a segment carries over.
+an earlier segment is joined through the list that a segment carries over. A correction is an event of its own, with
+the outcome *corrected* and the difference that it makes: sums over events are right, counts leave it out.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from upeti.core.amount import parse_pico
 from upeti.core.errors import JournalError
 from upeti.core.events import (
     AttemptOpened,
     AttemptRecovered,
     AttemptSettled,
     CallRefused,
+    CostCorrected,
     Outcome,
     Record,
     SegmentClosed,
@@ -30,6 +33,8 @@ from upeti.core.meters import ALL_METERS
 from upeti.journal.reader import AttemptName, SegmentScan
 
 ENDED_RECOVERED: Final = "worker_died"  # the ``ended`` of an attempt that a keeper settled
+
+CORRECTED: Final = "corrected"  # the ``outcome`` of an event that corrects what others cost, beside ``Outcome``
 
 TEXT: Final = "text"
 INTEGER: Final = "integer"
@@ -44,6 +49,7 @@ class Rows(msgspec.Struct):
     instances: list[str] = msgspec.field(default_factory=list)  # of each event or open attempt
     opened: list[AttemptOpened] = msgspec.field(default_factory=list)
     settled: list[AttemptSettled] = msgspec.field(default_factory=list)  # beside ``opened``; none: all are open
+    corrections: dict[int, CostCorrected] = msgspec.field(default_factory=dict)  # by place in ``opened``
     refused_instances: list[str] = msgspec.field(default_factory=list)
     refused: list[CallRefused] = msgspec.field(default_factory=list)
 
@@ -62,6 +68,7 @@ class SegmentRows:
         self.open: dict[AttemptName, AttemptOpened] = {}
         self.closed = False
         self._instance = path.parent.name
+        self._corrections = 0
 
     def batches(self, rows_max: int) -> Iterator[Rows]:
         """Yield events and refusals. Raises ``JournalError`` for damage."""
@@ -90,6 +97,8 @@ class SegmentRows:
                 rows.instances.append(record.instance)
                 rows.opened.append(record.opened)
                 rows.settled.append(_settlement(record))
+            elif isinstance(record, CostCorrected):
+                self._correct(record, rows)
             elif isinstance(record, CallRefused):
                 rows.refused_instances.append(self._instance)
                 rows.refused.append(record)
@@ -97,6 +106,57 @@ class SegmentRows:
                 self.open = {(one.call, one.attempt): one for one in record.carried}
             elif isinstance(record, SegmentClosed):
                 self.closed = True
+
+    def _correct(self, record: CostCorrected, rows: Rows) -> None:
+        rows.corrections[len(rows.opened)] = record
+        rows.instances.append(self._instance)
+        opened, settled = _correction(record, self._corrections)
+        rows.opened.append(opened)
+        rows.settled.append(settled)
+        self._corrections += 1
+
+
+def _correction(record: CostCorrected, number: int) -> tuple[AttemptOpened, AttemptSettled]:
+    """Return a correction as what an attempt would say; ``number`` stands for its call's."""
+    call_id, _, attempt = record.attempt_id.rpartition("-")
+    opened = AttemptOpened(
+        call=number,
+        attempt=int(attempt) if attempt.isdecimal() else 0,
+        at_ns=record.at_ns,
+        call_id=call_id,
+        tenant=record.tenant,
+        project=record.project,
+        key=record.key,
+        feature=record.feature,
+        task=record.task,
+        route=record.route,
+        channel=record.channel,
+        model=record.model,
+        wire=record.wire,
+        stream=False,
+        budgets=(),
+        bound_pico=0,
+        currency=record.currency,
+        priced=False,
+    )
+    settled = AttemptSettled(
+        call=number,
+        attempt=opened.attempt,
+        at_ns=record.settled_ns,
+        outcome=Outcome.POSTED,
+        ended=record.reason,
+        status=0,
+        meters=record.meters,
+        cost_pico=difference_pico(record),
+        price_id=record.price_id,
+        tier=record.tier,
+    )
+    return opened, settled
+
+
+def difference_pico(record: CostCorrected) -> int:
+    """Return by how much a correction raises what is owed."""
+    return parse_pico(record.now) - parse_pico(record.was)
 
 
 def _settlement(record: AttemptRecovered) -> AttemptSettled:
@@ -144,6 +204,32 @@ def _other_meters(meters: Mapping[str, int] | None) -> str | None:
     return json.dumps({name: count for name, count in sorted(meters.items()) if name not in _KNOWN_METERS})
 
 
+def _of_correction(name: str, kind: str, value: Callable[[CostCorrected], Any]) -> Column:
+    """A column that only corrections fill."""
+
+    def values(rows: Rows) -> list[Any]:
+        filled: list[Any] = [None] * len(rows.opened)
+        for place, record in rows.corrections.items():
+            filled[place] = value(record)
+        return filled
+
+    return Column(name, kind, values)
+
+
+def _outcomes(rows: Rows) -> list[Any]:
+    outcomes: list[Any] = [one.outcome for one in rows.settled]
+    for place in rows.corrections:
+        outcomes[place] = CORRECTED
+    return outcomes
+
+
+def _attempt_ids(rows: Rows) -> list[Any]:
+    names = [f"{one.call_id}-{one.attempt}" for one in rows.opened]
+    for place, record in rows.corrections.items():
+        names[place] = record.attempt_id
+    return names
+
+
 _INSTANCE = Column("instance", TEXT, lambda rows: rows.instances)
 _OPENED_AT = Column("opened_at", TIME, lambda rows: [one.at_ns // 1000 for one in rows.opened])
 _BOUND = Column("bound", PICO, lambda rows: [one.bound_pico if one.priced else None for one in rows.opened])
@@ -153,12 +239,13 @@ EVENT_COLUMNS: Final = (
     _INSTANCE,
     *_of("opened", INTEGER, "call", "attempt"),
     *_of("opened", TEXT, "call_id"),
-    Column("attempt_id", TEXT, lambda rows: [f"{one.call_id}-{one.attempt}" for one in rows.opened]),
+    Column("attempt_id", TEXT, _attempt_ids),
     _OPENED_AT,
     Column("settled_at", TIME, lambda rows: [one.at_ns // 1000 for one in rows.settled]),
     *_of("opened", TEXT, *_CALLER, "channel", "model", "wire"),
     *_of("opened", FLAG, "stream"),
-    *_of("settled", TEXT, "outcome", "ended"),
+    Column("outcome", TEXT, _outcomes),
+    *_of("settled", TEXT, "ended"),
     *_of("settled", INTEGER, "status"),
     *(_meter(name) for name in ALL_METERS),
     # JSON of meters that have no column of their own
@@ -173,7 +260,11 @@ EVENT_COLUMNS: Final = (
     *_of("settled", TEXT, "price_id"),
     _micros("first_byte_us"),
     _micros("total_us"),
-    *_of("settled", TEXT, "provider_request_id"),
+    *_of("settled", TEXT, "provider_request_id", "tier"),
+    _of_correction("correction_id", TEXT, lambda record: record.correction_id),
+    # with which outcome the corrected attempts were settled, and what they cost before
+    _of_correction("corrects", TEXT, lambda record: record.outcome),
+    _of_correction("was", PICO, lambda record: parse_pico(record.was)),
 )
 REFUSAL_COLUMNS: Final = (
     Column("instance", TEXT, lambda rows: rows.refused_instances),

@@ -6,7 +6,7 @@ segment may not: it was ended with SegmentClosed. What is read is always a prefi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from upeti.core.events import (
     AttemptOpened,
     AttemptRecovered,
     AttemptSettled,
+    CostCorrected,
     Outcome,
     Record,
     SegmentClosed,
@@ -254,8 +255,21 @@ def posted_by_budget(directory: Path) -> dict[str, int]:
     return fold.posted_pico
 
 
-def recovered_attempts(data_dir: Path) -> Iterable[AttemptRecovered]:
+def recovered_attempts(data_dir: Path) -> Iterator[AttemptRecovered]:
     """Yield every AttemptRecovered record of all keepers. Raises ``JournalError``."""
+    for record in _keepers_records(data_dir):
+        if isinstance(record, AttemptRecovered):
+            yield record
+
+
+def corrections(data_dir: Path) -> Iterator[CostCorrected]:
+    """Yield every correction in this data directory. Raises ``JournalError``."""
+    for record in _keepers_records(data_dir):
+        if isinstance(record, CostCorrected):
+            yield record
+
+
+def _keepers_records(data_dir: Path) -> Iterator[Record]:
     for directory in instances(data_dir):
         if not directory.name.startswith(KEEPER_PREFIX):
             continue
@@ -263,7 +277,5 @@ def recovered_attempts(data_dir: Path) -> Iterable[AttemptRecovered]:
         for path in segments(directory):
             scan = SegmentScan(path, digest)
             for records in scan:
-                for record in records:
-                    if isinstance(record, AttemptRecovered):
-                        yield record
+                yield from records
             digest = scan.digest

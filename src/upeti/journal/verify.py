@@ -1,7 +1,8 @@
 """Checking a whole journal: is it what was written, and does what was written add up.
 
 Checksums and chain are checked by reading; on top of that come the rules of an attempt's life: opened once,
-settled once, by its worker or by a keeper, within its bound. *Damage* means that bytes or records are not
+settled once, by its worker or by a keeper, within its bound; and of a correction: made once, of an attempt that there
+is, from what was owed on. *Damage* means that bytes or records are not
 what a sound writer leaves; a *notice* (a torn tail, a cost above its bound) is worth knowing and no damage.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from upeti.core.amount import decimal_text
+from upeti.core.amount import decimal_text, parse_pico
 from upeti.core.errors import JournalError
 from upeti.core.events import (
     JOURNAL_VERSION,
@@ -85,13 +86,14 @@ def verify(data_dir: Path) -> Verification:
     directories = instances(data_dir)
     keepers = [path for path in directories if path.name.startswith(KEEPER_PREFIX)]
     workers = [path for path in directories if not path.name.startswith(KEEPER_PREFIX)]
+    corrections = _Corrections(result)
     for directory in keepers:
-        check = _InstanceCheck(directory, result)
+        check = _InstanceCheck(directory, result, corrections)
         check.run()
         for record in check.recoveries:
             recovered.setdefault(record.instance, []).append((directory.name, record))
     for directory in workers:
-        check = _InstanceCheck(directory, result)
+        check = _InstanceCheck(directory, result, corrections)
         check.run()
         check.check_recovered(recovered.pop(directory.name, []))
     for instance, records in recovered.items():
@@ -99,6 +101,7 @@ def verify(data_dir: Path) -> Verification:
             name = f"attempt {record.opened.call}-{record.opened.attempt}"
             message = f"{name} was recovered, but the journal of {instance} is not there: restore it from a copy"
             result.add(Finding("missing instance", True, keeper, -1, message))
+    corrections.check()
     result.instances.sort(key=lambda one: one.instance)
     return result
 
@@ -132,10 +135,50 @@ class _Seen:
         return known
 
 
+class _Corrections:
+    """The corrections of all journals, and what the attempts cost that they correct. Keepers are read first."""
+
+    def __init__(self, verification: Verification) -> None:
+        self._verification = verification
+        self._ids: set[str] = set()
+        self._of: dict[str, list[tuple[str, CostCorrected]]] = {}  # attempt id → (instance, record)
+        self._owed_pico: dict[str, int] = {}  # by attempt id, as settled
+
+    def add(self, instance: str, segment: int, record: CostCorrected) -> None:
+        if record.correction_id in self._ids:
+            why = f"correction {record.correction_id} is in the journal twice, and counts twice: restore a copy"
+            self._verification.add(Finding("corrected twice", True, instance, segment, why))
+        self._ids.add(record.correction_id)
+        if record.attempt_id:
+            self._of.setdefault(record.attempt_id, []).append((instance, record))
+
+    def settled(self, call_id: str, attempt: int, cost_pico: int) -> None:
+        if self._of and (name := f"{call_id}-{attempt}") in self._of:
+            self._owed_pico[name] = cost_pico
+
+    def check(self) -> None:
+        for attempt_id, records in self._of.items():
+            records.sort(key=lambda one: one[1].at_ns)
+            owed_pico = self._owed_pico.get(attempt_id)
+            if owed_pico is None:
+                why = f"attempt {attempt_id} is in no journal here; its own is on another node, or was removed"
+                self._verification.add(Finding("corrects nothing", False, records[0][0], -1, why))
+                continue
+            for instance, record in records:
+                if parse_pico(record.was) != owed_pico:
+                    why = (
+                        f"correction {record.correction_id} takes back {record.was} {record.currency} for attempt "
+                        f"{attempt_id}, but {decimal_text(owed_pico)} was owed: correct it with another"
+                    )
+                    self._verification.add(Finding("was differs", False, instance, -1, why))
+                owed_pico = parse_pico(record.now)
+
+
 class _InstanceCheck:
     """Goes through one instance's segments in order."""
 
-    def __init__(self, directory: Path, verification: Verification) -> None:
+    def __init__(self, directory: Path, verification: Verification, corrections: _Corrections) -> None:
+        self._corrections = corrections
         self.recoveries: list[AttemptRecovered] = []  # that this instance wrote
         self._directory = directory
         self._verification = verification
@@ -189,6 +232,7 @@ class _InstanceCheck:
                 self._find("recovered differs", f"{name} had been opened as something else")
             if record.cost_pico > record.opened.bound_pico:
                 self._find("above bound", self._above(name, record.cost_pico, record.opened), damage=False)
+            self._corrections.settled(record.opened.call_id, attempt, record.cost_pico)
             seen.add(key)
         self._result.recovered = len(seen)
         self._result.open = len(self._open)
@@ -263,6 +307,7 @@ class _InstanceCheck:
             self.recoveries.append(record)
         elif isinstance(record, CostCorrected):
             self._result.corrected += 1
+            self._corrections.add(self._directory.name, self._segment, record)
         else:
             self._result.refused += 1
 
@@ -277,6 +322,8 @@ class _InstanceCheck:
             self._find("never opened", f"{name} was settled without having been opened", damage=owed)
         elif opened.priced and record.cost_pico > opened.bound_pico:
             self._find("above bound", self._above(name, record.cost_pico, opened), damage=False)
+        if opened is not None:
+            self._corrections.settled(opened.call_id, record.attempt, record.cost_pico)
         if record.cost_pico and record.outcome in (Outcome.VOIDED, Outcome.UNPRICED):
             self._find("cost of nothing", f"{name} is {record.outcome} and yet costs {decimal_text(record.cost_pico)}")
 
