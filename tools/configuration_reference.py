@@ -22,8 +22,8 @@ writes a commented one to begin with, `upeti check` finds what is wrong in one, 
 relative to the file. Names are letters, digits and `_ . : / -`.
 
 A running `upeti serve` takes a change within a second, or at once on SIGHUP, and drops no call for it. A file with a
-mistake is refused and logged, and what was in force stays in force. Only `data_dir`, `[control]`, `[journal]`, the
-gateway's `host`, `port`, `workers` and TLS files, and new `embedded` channels need a restart.
+mistake is refused and logged, and what was in force stays in force. Only `data_dir`, `[control]`, `[journal]`, `[state]`,
+`[node]`, the gateway's `host`, `port`, `workers` and TLS files, and new `embedded` channels need a restart.
 
 <!-- Generated from src/upeti/core/config.py by tools/configuration_reference.py: change it there. -->
 """
@@ -33,6 +33,8 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[gateway]", config.Gateway),
     ("[control]", config.Control),
     ("[journal]", config.Journal),
+    ("[state]", config.State),
+    ("[node]", config.Node),
     ("[money]", config.Money),
     ("[[channel]]", config.Channel),
     ("[[route]]", config.Route),

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from support.postgres import Postgres
 from upeti.cli.main import main
+from upeti.control.database import is_there
+from upeti.control.keys import KeyRow
+from upeti.control.ports import free_port
+from upeti.control.store import Store
 
 CONFIG = """\
 data_dir = "data"
@@ -98,3 +103,39 @@ def test_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     with pytest.raises(SystemExit):
         main(["check"])
     assert capsys.readouterr().err == "upeti: upeti.toml: there is no such file; `upeti init` makes one\n"
+
+
+def test_the_keys_of_postgresql_are_looked_at_and_nothing_is_made(
+    path: Path, postgres: Postgres, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.new_database()
+    text = CONFIG + f'[state]\nurl = "{url}"\n'
+    assert check(path, text) == 0
+    assert "1 key\n" in capsys.readouterr().out
+    assert not is_there(path.parent / "data", url)
+    Store(path.parent / "data", url=url).add_key(KeyRow("k2", "1" * 64, "acme"))
+    assert check(path, text) == 0
+    assert "2 keys\n" in capsys.readouterr().out
+
+
+def test_a_database_that_is_away_is_a_warning(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(path, CONFIG + f'[state]\nurl = "postgresql://upeti@127.0.0.1:{free_port()}/upeti"\n') == 0
+    assert "cannot be reached" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ('url = "mysql://db/upeti"', "this is no address of a PostgreSQL database; write it like postgresql://"),
+        ('url = "postgresql://db"', "this is no address of a PostgreSQL database"),
+        ('url = "postgresql://u:planted@db/upeti"', 'state.url holds a password; write it as password = "env:NAME"'),
+        ('password = "env:PW"', "`password` without `url`"),
+        ('url = "postgresql://db/upeti"\npassword = "stored:pw"', "a stored secret is in the state that it would open"),
+        ('url = "postgresql://db/upeti"\npassword = "planted"', "never the password itself"),
+    ],
+)
+def test_what_is_wrong_with_the_state(path: Path, capsys: pytest.CaptureFixture[str], lines: str, told: str) -> None:
+    assert check(path, CONFIG + f"[state]\n{lines}\n") == 2
+    printed = capsys.readouterr().err
+    assert told in printed
+    assert "planted" not in printed

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from upeti.cli.main import main
-from upeti.control.store import Store
+from upeti.cli.state import open_state
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Path:
+def config(tmp_path: Path, state_url: str) -> Path:
     path = tmp_path / "upeti.toml"
-    path.write_text('data_dir = "data"\n')
+    path.write_text(f'data_dir = "data"\n[state]\nurl = "{state_url}"\n')
     return path
 
 
@@ -33,7 +33,7 @@ def test_only_the_digest_is_kept(config: Path, capsys: pytest.CaptureFixture[str
     key = re.findall(r"\bupeti-[0-9a-f]{64}\b", printed)
     assert len(key) == 1
     assert "expires  2099-01-01T00:00:00Z" in printed
-    (row,) = Store(config.parent / "data").all_keys()
+    (row,) = open_state(config).all_keys()
     assert row.sha256 == hashlib.sha256(key[0].encode()).hexdigest()
     assert (row.tenant, row.project, row.feature, row.routes) == ("acme", "shop", "search", ("a", "b"))
     assert row.limit_pico == 12_500_000_000_000
@@ -87,7 +87,7 @@ def test_revoked_keys_are_shown_as_such(config: Path, capsys: pytest.CaptureFixt
 def test_what_does_not_fit(config: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert run(config, "create", *options) == 2
     assert message in capsys.readouterr().err
-    assert Store(config.parent / "data").all_keys() == []
+    assert open_state(config).all_keys() == []
 
 
 def test_a_tenant_must_be_named(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +98,7 @@ def test_a_tenant_must_be_named(config: Path, capsys: pytest.CaptureFixture[str]
 def test_a_key_is_revoked_while_the_file_is_wrong(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(config, "create", "--tenant", "acme", "--json")
     key_id = json.loads(capsys.readouterr().out)["id"]
-    config.write_text('data_dir = "data"\n[gateway]\nprt = 1\n')
+    config.write_text(config.read_text() + "[gateway]\nprt = 1\n")
     assert run(config, "revoke", key_id) == 0
 
 

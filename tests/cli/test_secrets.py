@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from upeti.cli.main import main
-from upeti.control.store import Store
+from upeti.cli.state import open_state
 from upeti.gateway.secrets import resolve
 from upeti.gateway.snapshot import SecretRef
 
@@ -16,10 +16,10 @@ SECRET = "sk-planted-canary"
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(tmp_path: Path, state_url: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("UPETI_MASTER_KEY", raising=False)
     path = tmp_path / "upeti.toml"
-    path.write_text('data_dir = "data"\n')
+    path.write_text(f'data_dir = "data"\n[state]\nurl = "{state_url}"\n')
     return path
 
 
@@ -37,7 +37,7 @@ def test_a_stored_secret_is_what_a_worker_finds(
     printed = capsys.readouterr()
     assert 'api_key = "stored:openai"' in printed.out
     data_dir = config.parent / "data"
-    sealed = Store(data_dir).sealed_secrets()["openai"]
+    sealed = open_state(config).sealed_secrets()["openai"]
     assert resolve(SecretRef("stored", "openai", sealed), data_dir) == SECRET
     for file in data_dir.iterdir():
         assert SECRET.encode() not in file.read_bytes()
@@ -51,10 +51,10 @@ def test_a_secret_is_replaced_and_deleted(
     for value in ("one", "two"):
         assert run(config, monkeypatch, "set", "a", given=value) == 0
     data_dir = config.parent / "data"
-    sealed = Store(data_dir).sealed_secrets()["a"]
+    sealed = open_state(config).sealed_secrets()["a"]
     assert resolve(SecretRef("stored", "a", sealed), data_dir) == "two"
     assert run(config, monkeypatch, "delete", "a") == 0
-    assert Store(data_dir).sealed_secrets() == {}
+    assert open_state(config).sealed_secrets() == {}
     assert run(config, monkeypatch, "delete", "a") == 2
     assert "there is no secret `a`: `upeti secrets list`" in capsys.readouterr().err
 
@@ -64,4 +64,4 @@ def test_what_does_not_fit(config: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "'a b' is no name for a secret; use letters, digits and _ . -" in capsys.readouterr().err
     assert run(config, monkeypatch, "set", "a", given=" \n") == 2
     assert "nothing was given for a; pipe it in" in capsys.readouterr().err
-    assert Store(config.parent / "data").sealed_secrets() == {}
+    assert open_state(config).sealed_secrets() == {}

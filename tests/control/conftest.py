@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
+from conftest import new_state
 from support.keeper_side import Connect, FakeWorker, KeeperProcess, running_keeper
 
 
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeeperProcess]:
-    """One keeper for the tests that leave it as it was; each has a budget of its own."""
-    with running_keeper(tmp_path_factory.mktemp("shared")) as running:
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeeperProcess]:
+    """One keeper for the tests that leave it as it was; each has a budget of its own. One on SQLite, one on PostgreSQL."""
+    with running_keeper(tmp_path_factory.mktemp("shared"), state_url=new_state(request)) as running:
         yield running
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> Iterator[KeeperProcess]:
-    with running_keeper(tmp_path) as running:
+def keeper(tmp_path: Path, state_url: str) -> Iterator[KeeperProcess]:
+    with running_keeper(tmp_path, state_url=state_url) as running:
         yield running
 
 

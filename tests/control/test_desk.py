@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import time
 
 import pytest
@@ -76,13 +75,11 @@ async def test_what_could_not_be_written_is_said_again(keeper: KeeperProcess, co
     budget = keeper.new_budget()
     worker = await connect(keeper, budget, instance="w0-again")
     await worker.ask(900)
-    with sqlite3.connect(keeper.data_dir / "state.sqlite3") as state:
-        state.execute("ALTER TABLE leases RENAME TO leases_away")
+    keeper.change_state("ALTER TABLE leases RENAME TO leases_away")
     worker.give_back(600)
     with pytest.raises((EOFError, ConnectionError)):
         await worker.hear()
-    with sqlite3.connect(keeper.data_dir / "state.sqlite3") as state:
-        state.execute("ALTER TABLE leases_away RENAME TO leases")
+    keeper.change_state("ALTER TABLE leases_away RENAME TO leases")
     worker = await connect(keeper, budget, instance="w0-again", leases={budget: (300, 0)})
     assert await worker.ask(700) == link.LeaseGrant(budget, 700, 0, LIMIT)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import sqlite3
 import stat
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from support.journal_files import JournalFiles, opened, settled
 from support.keeper_side import KEY, Connect, KeeperProcess, running_keeper, until
 from upeti.control.keeper import within
-from upeti.control.places import STATE_FILE, Places, TakenError
+from upeti.control.places import Places, TakenError
 from upeti.gateway import keeper_link as link
 
 LIMIT = 1000
@@ -56,18 +55,13 @@ def test_a_second_keeper_is_refused(shared: KeeperProcess) -> None:
 async def test_a_state_that_cannot_be_written_is_no_lack_of_money(keeper: KeeperProcess, connect: Connect) -> None:
     """Who asks is cut off, so that it says the keeper is unreachable; nobody is told that a budget is empty."""
     worker = await connect(keeper, "key:k1")
-    with sqlite3.connect(keeper.data_dir / STATE_FILE) as state:
-        state.execute("ALTER TABLE leases RENAME TO away")
-        state.execute("ALTER TABLE counters RENAME TO gone")
-        state.execute("ALTER TABLE instances RENAME TO missing")
+    tables = {"leases": "away", "counters": "gone", "instances": "missing"}
+    keeper.change_state(*(f"ALTER TABLE {table} RENAME TO {other}" for table, other in tables.items()))
     worker.say(link.LeaseAsk("key:k1", 1, 0))
     with pytest.raises((EOFError, ConnectionError)):
         await worker.hear()
     until(lambda: {"ledger_failed", "snapshot_failed", "recovery_failed"} <= set(keeper.events()))
-    with sqlite3.connect(keeper.data_dir / STATE_FILE) as state:
-        state.execute("ALTER TABLE away RENAME TO leases")
-        state.execute("ALTER TABLE gone RENAME TO counters")
-        state.execute("ALTER TABLE missing RENAME TO instances")
+    keeper.change_state(*(f"ALTER TABLE {other} RENAME TO {table}" for table, other in tables.items()))
     assert (await (await connect(keeper, "key:k1")).ask(1)).amount_pico > 0
 
 

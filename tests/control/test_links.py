@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 
 import pytest
 
@@ -25,12 +24,10 @@ async def test_a_grant_goes_to_the_link_that_asked_or_to_nobody(shared: KeeperPr
     """A worker that connects again has said what it has: a grant of before then would be money twice."""
     budget = shared.new_budget()
     old = await connect(shared, budget, instance="w0-again")
-    with sqlite3.connect(shared.data_dir / "state.sqlite3", isolation_level=None) as state:
-        state.execute("BEGIN IMMEDIATE")  # the transaction of the first ask waits
+    with shared.held_state():  # the transaction of the first ask waits
         old.say(link.LeaseAsk(budget, 600, 0))
         await asyncio.sleep(0.2)
         new = await connect(shared, budget, instance="w0-again", leases={budget: (0, 0)})
-        state.execute("ROLLBACK")
     with pytest.raises(TimeoutError):
         await new.hear(0.5)
     assert await new.ask(900) == link.LeaseGrant(budget, 900, 100, 1000)

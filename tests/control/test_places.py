@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from upeti.control.places import Places, TakenError, write_private
+from upeti.control.places import NodeError, Places, TakenError, write_private
 
 LOCKER = """
 import sys, time
@@ -62,3 +63,23 @@ def test_private_files_are_replaced_whole(places: Places) -> None:
     assert path.read_text() == "private"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert sorted(file.name for file in places.run.iterdir()) == ["file"]
+
+
+def test_a_data_directory_is_one_node_for_good(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    first = places.node("north-1")
+    assert places.node("north-1") == places.node("") == first
+    assert first.name == "north-1"
+    with pytest.raises(NodeError, match=r"is the data directory of the node `north-1`, not of `south`"):
+        places.node("south")
+
+
+def test_without_a_name_a_node_has_that_of_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "büro 7.example")
+    one, other = Places(tmp_path / "a"), Places(tmp_path / "b")
+    for places in (one, other):
+        places.make()
+    assert one.node("").name == "b-ro-7.example"
+    monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
+    assert one.node("").name == "b-ro-7.example"
+    assert one.node("").token != other.node("").token

@@ -94,14 +94,11 @@ def test_a_recovery_that_broke_off_is_finished_once(keeper: KeeperProcess) -> No
     keeper.kill()
     process.kill()
     process.wait()
-    before = {file: file.read_bytes() for file in keeper.data_dir.glob("state.sqlite3*")}
+    restore = keeper.saved_state()
     keeper.start()
     assert recovered(keeper) == OPEN
     keeper.kill()
-    for file in keeper.data_dir.glob("state.sqlite3*"):
-        file.unlink()
-    for file, data in before.items():
-        file.write_bytes(data)
+    restore()
     keeper.start()
     assert keeper.budget().items() >= POSTED.items()
     assert recovered(keeper) == OPEN

@@ -11,7 +11,7 @@ from support.keeper_side import CONFIG, Connect, KeeperProcess, until
 
 async def test_a_changed_file_reaches_workers(keeper: KeeperProcess, connect: Connect) -> None:
     worker = await connect(keeper, "key:k1")
-    keeper.config.write_text(CONFIG.replace('limit = "0.000000001"', 'limit = "2"'))
+    keeper.write_config(CONFIG.replace('limit = "0.000000001"', 'limit = "2"'))
     version = await worker.hear_of_snapshot()
     assert keeper.snapshot().version == version > 1
     assert (await worker.ask(1)).limit_pico == 2 * 10**12
@@ -19,7 +19,7 @@ async def test_a_changed_file_reaches_workers(keeper: KeeperProcess, connect: Co
 
 async def test_a_broken_file_is_refused(keeper: KeeperProcess, connect: Connect) -> None:
     worker = await connect(keeper, "key:k1")
-    keeper.config.write_text(CONFIG.replace('channel = "up"', 'channel = "pu"'))
+    keeper.write_config(CONFIG.replace('channel = "up"', 'channel = "pu"'))
     until(lambda: "config_refused" in keeper.events())
     assert keeper.snapshot().version == 1
     status = keeper.get("/v1/status")
@@ -34,7 +34,7 @@ async def test_a_broken_file_is_refused(keeper: KeeperProcess, connect: Connect)
     digest = hashlib.sha256(json.loads(body)["key"].encode()).digest()
     assert keeper.snapshot().keys[digest].tenant == "late"
     assert keeper.get("/v1/status")["config_error"] != ""
-    keeper.config.write_text(CONFIG)
+    keeper.write_config(CONFIG)
     until(lambda: keeper.get("/v1/status")["config_error"] == "")
 
 

@@ -6,16 +6,20 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+
+from upeti.control.places import STATE_FILE
 from upeti.gateway import keeper_link as link
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.snapshot import Snapshot
@@ -45,6 +49,7 @@ limit = "0.000000001"  # 1,000 pico
 """
 
 T = TypeVar("T")
+StateConnection = AbstractContextManager[Any]
 
 
 def until(look: Callable[[], T], *, seconds: float = 10.0, what: str = "what was waited for") -> T:
@@ -64,14 +69,60 @@ def until(look: Callable[[], T], *, seconds: float = 10.0, what: str = "what was
 class KeeperProcess:
     """A keeper on the data directory beside its configuration."""
 
-    def __init__(self, folder: Path, config: str = CONFIG) -> None:
+    def __init__(self, folder: Path, config: str = CONFIG, *, state_url: str = "", node: str = "") -> None:
+        """``state_url`` is that of PostgreSQL; empty: SQLite in the folder."""
         self.folder = folder
+        self.state_url = state_url
+        self._tail = f'\n[state]\nurl = "{state_url}"\n\n[node]\nname = "{node}"\n'
         self.config = folder / "upeti.toml"
         if not self.config.exists():
-            self.config.write_text(config)
+            self.write_config(config)
         self.data_dir = folder / "data"
         self.log_path = folder / "keeper.log"
         self.process: subprocess.Popen[bytes] | None = None
+
+    def write_config(self, text: str) -> None:
+        """Leave ``text``, a form of ``CONFIG``, as the configuration, with this keeper's state."""
+        self.config.write_text(text + self._tail)
+
+    def state_connection(self) -> StateConnection:
+        """Return a connection to the state beside the keeper's own, in autocommit mode."""
+        if self.state_url:
+            return psycopg.connect(self.state_url, autocommit=True)
+        return closing(sqlite3.connect(self.data_dir / STATE_FILE, isolation_level=None))
+
+    def change_state(self, *statements: str) -> None:
+        """Execute statements that are the same in both databases."""
+        with self.state_connection() as state:
+            for statement in statements:
+                state.execute(statement)
+
+    def saved_state(self) -> Callable[[], None]:
+        """Copy the rows of the state; return what puts them back. Nobody else has it open."""
+        names = ("instances", "budgets", "leases")  # in an order in which they can be made
+        with self.state_connection() as state:
+            saved = {name: state.execute(f"SELECT * FROM {name}").fetchall() for name in names}
+
+        def restore() -> None:
+            with self.state_connection() as state:
+                for name in reversed(names):
+                    state.execute(f"DELETE FROM {name}")
+                for name, rows in saved.items():
+                    for row in rows:
+                        values = ", ".join(f"'{value}'" for value in row)
+                        state.execute(f"INSERT INTO {name} VALUES ({values})")
+
+        return restore
+
+    @contextmanager
+    def held_state(self) -> Iterator[None]:
+        """Let no transaction on budgets end meanwhile."""
+        with self.state_connection() as state:
+            state.execute("BEGIN" if self.state_url else "BEGIN IMMEDIATE")
+            if self.state_url:
+                state.execute("LOCK TABLE budgets IN EXCLUSIVE MODE")
+            yield
+            state.execute("ROLLBACK")
 
     def start(self, *arguments: str, ready: bool = True) -> None:
         self.address_file.unlink(missing_ok=True)
@@ -153,8 +204,10 @@ class KeeperProcess:
 
 
 @contextmanager
-def running_keeper(folder: Path, config: str = CONFIG) -> Iterator[KeeperProcess]:
-    keeper = KeeperProcess(folder, config)
+def running_keeper(
+    folder: Path, config: str = CONFIG, *, state_url: str = "", node: str = ""
+) -> Iterator[KeeperProcess]:
+    keeper = KeeperProcess(folder, config, state_url=state_url, node=node)
     keeper.start()
     try:
         yield keeper

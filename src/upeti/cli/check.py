@@ -17,16 +17,20 @@ def check(config: ConfigOption = None) -> None:
     """
     from upeti.control import config_file
     from upeti.control.compile import State, compile_snapshot
-    from upeti.control.places import STATE_FILE
+    from upeti.control.database import StoreError, is_there, url_of
     from upeti.money.price_book import PriceBook
 
     document = config_file.read(config or Path(CONFIG_FILE))
     state = State()
-    if (Path(document.config.data_dir) / STATE_FILE).exists():
-        from upeti.control.store import Store
+    data_dir, url = Path(document.config.data_dir), url_of(document.config.state)
+    try:
+        if is_there(data_dir, url):
+            from upeti.control.store import Store
 
-        store = Store(Path(document.config.data_dir))
-        state = State(store.all_keys(), store.sealed_secrets())
+            store = Store(data_dir, url=url)
+            state = State(store.all_keys(), store.sealed_secrets())
+    except StoreError as error:
+        typer.echo(f"warning: {error}; keys and secrets that are in it were not looked at", err=True)
     book = PriceBook.load(document.config.money.price_files)
     compiled = compile_snapshot(document, state, book)
     for warning in compiled.warnings:

@@ -6,19 +6,21 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from upeti.cli.options import CONFIG_FILE
-from upeti.core.config import Config
+from upeti.core.config import Config, State
 from upeti.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from upeti.control.store import Store
 
 
-def state_dir(config: Path | None) -> Path:
-    """Return the data directory that the configuration names, be it there or not.
+def state_of(config: Path | None) -> tuple[Path, str]:
+    """Return the data directory that the configuration names, be it there or not, and the URL of the state.
 
-    Only that setting is looked at: a key must be revoked also while somebody is editing the file. Raises
-    ``ConfigError``.
+    Only these settings are looked at: a key must be revoked also while somebody is editing the file. The URL is empty for
+    SQLite, and may hold a password. Raises ``ConfigError``.
     """
     path = config or Path(CONFIG_FILE)
     try:
@@ -30,12 +32,25 @@ def state_dir(config: Path | None) -> Path:
     name = values.get("data_dir", Config().data_dir)
     if not isinstance(name, str):
         raise ConfigError(f'{path}: data_dir is no text; write data_dir = "{Config().data_dir}"')
-    return (path.absolute().parent / Path(name).expanduser()).resolve()
+    base = path.absolute().parent
+    try:
+        state = msgspec.convert(values.get("state", {}), State)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: [state]: {error}; `upeti check` says more") from None
+    if state.password is not None and state.password.startswith("file:"):
+        place = (base / Path(state.password.removeprefix("file:")).expanduser()).resolve()
+        state = msgspec.structs.replace(state, password=f"file:{place}")
+    url = ""
+    if state.url:
+        from upeti.control.database import url_of
+
+        url = url_of(state)
+    return (base / Path(name).expanduser()).resolve(), url
 
 
 def open_state(config: Path | None) -> Store:
-    """Open the state, made where it is not there yet. Raises ``ConfigError``."""
-    directory = state_dir(config)
+    """Open the state, made where it is not there yet. Raises ``ConfigError``, ``StoreError``."""
+    directory, url = state_of(config)
     from upeti.control.store import Store
 
-    return Store(directory)
+    return Store(directory, url=url)

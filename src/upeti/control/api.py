@@ -9,9 +9,11 @@ from __future__ import annotations
 import hmac
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
 
 from upeti import __version__
 from upeti.control.keys import KeyRequest, KeyRow, make_key
@@ -93,6 +95,12 @@ def create_app(keeper: Keeper) -> FastAPI:
         if not hmac.compare_digest(given.encode(), keeper.admin_token.encode()):
             cure = "Send `Authorization: Bearer …` with the token in {data_dir}/run/admin-token."
             raise HTTPException(401, cure, headers={"WWW-Authenticate": "Bearer"})
+
+    @app.exception_handler(OperationalError)
+    async def unavailable(_request: Request, error: OperationalError) -> Response:
+        """The database is away, or its lock is held: it may pass."""
+        reason = str(error.orig).strip().partition("\n")[0]
+        return JSONResponse({"detail": f"The state cannot be reached ({reason}); try again."}, 503)
 
     @app.get("/healthz", summary="The keeper runs")
     async def healthz() -> dict[str, str]:

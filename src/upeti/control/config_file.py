@@ -29,6 +29,7 @@ _NAMES = "use 1 to 128 letters, digits and _ . : / -"
 # Cures for the slips that people make most; any other is answered with the field's description.
 _CURES: Final = {
     "api_key": "write where it is found: `env:NAME`, `file:PATH` or `stored:NAME`, never the key itself",
+    "password": "write where it is found: `env:NAME` or `file:PATH`, never the password itself",
     "secret": "write where it is found: `env:NAME`, `file:PATH` or `stored:NAME`, never the key itself",
     "limit": 'write the amount as a string: limit = "10.50"',
     "name": _NAMES,
@@ -218,6 +219,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             price_files=tuple(map(absolute, config.money.price_files)),
             rates_file=absolute(config.money.rates_file),
         ),
+        state=replace(config.state, password=place(config.state.password)),
         channel=tuple(map(channel, config.channel)),
         key=tuple(map(key, config.key)),
     )

@@ -17,7 +17,7 @@ import msgspec
 
 from upeti.control.places import Places
 from upeti.core.amount import AmountError, parse_pico
-from upeti.core.config import Channel, Config, Control, Key
+from upeti.core.config import Channel, Config, Control, Key, State
 
 # sun_path of a Unix socket's address is 108 bytes with its closing zero (unix(7)).
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -39,6 +39,7 @@ def problems_of(config: Config) -> list[Problem]:
         *_unique("key", "id", [key.id for key in config.key]),
         *_unique("key", "sha256", [key.sha256 for key in config.key]),
         *_gateway(config),
+        *_state(config.state),
         *_files(config),
         *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
         *_candidates(config),
@@ -71,6 +72,27 @@ def _gateway(config: Config) -> Iterator[Problem]:
     if len(bytes(socket)) > SOCKET_PATH_BYTES_MAX:
         what = f"data_dir is too long: its Unix socket {socket} has {len(bytes(socket))} bytes"
         yield Problem("data_dir", what, f"choose one so that it has at most {SOCKET_PATH_BYTES_MAX}")
+
+
+def _state(state: State) -> Iterator[Problem]:
+    if state.password is not None and state.password.startswith("stored:"):
+        what = "state.password: a stored secret is in the state that it would open"
+        yield Problem("state.password", what, "use `env:NAME` or `file:PATH`")
+    if not state.url:
+        if state.password is not None:
+            yield Problem("state.password", "`password` without `url`", "add `url`, or leave both out for SQLite")
+        return
+    cure = "write it like postgresql://upeti@db.example:5432/upeti, with the password in `password`"
+    try:
+        url = urlsplit(state.url)
+        sound = url.scheme == "postgresql" and bool(url.path.strip("/")) and url.port != 0
+        secret = url.password is not None or "password=" in url.query
+    except ValueError:
+        sound = secret = False
+    if not sound:
+        yield Problem("state.url", "state.url: this is no address of a PostgreSQL database", cure)
+    elif secret:
+        yield Problem("state.url", "state.url holds a password", 'write it as password = "env:NAME" or "file:PATH"')
 
 
 def _files(config: Config) -> Iterator[Problem]:

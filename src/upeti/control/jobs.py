@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from upeti.control.database import URL_VARIABLE
 from upeti.control.ledger import Ledger
 from upeti.control.places import Places, TakenError
 from upeti.control.store import Store
@@ -32,7 +33,7 @@ def project(data_dir: Path, keeper: str) -> int:
     # Only here: these are the libraries that swell.
     from upeti.journal.events_store import project_closed_segments
 
-    store = Store(data_dir)
+    store = Store(data_dir, url=os.environ.get(URL_VARIABLE, ""))
     try:
         dead = Ledger(store).closed_instances()
     finally:

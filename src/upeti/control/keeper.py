@@ -27,10 +27,12 @@ import msgspec
 from upeti import __version__
 from upeti.control import child, config_file
 from upeti.control.compile import Placement
+from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics
+from upeti.control.nodes import BEAT_S, Nodes
 from upeti.control.places import Places, TakenError
 from upeti.control.ports import hold
 from upeti.control.recovery import Recovery
@@ -74,8 +76,10 @@ class Keeper:
         self._lock()
         self.admin_token = self.places.token()
         durable = document.config.journal.durability == "power"
-        self.store = Store(self.places.data_dir, durable=durable)
-        self.ledger = Ledger(self.store)
+        self.node = self.places.node(document.config.node.name)
+        self.store = Store(self.places.data_dir, durable=durable, url=url_of(document.config.state))
+        self.nodes = Nodes(self.store)
+        self.ledger = Ledger(self.store, self.node.name)
         self.placement = placement or _placement_of(document)
         self._held = placement is not None  # the supervisor holds the ports of a placement
         self.snapshots = Snapshots(document, self.places, self.store, self.ledger, self.placement, self.log)
@@ -106,6 +110,7 @@ class Keeper:
         control = hold(self.placement.control_host, self.placement.control_port, "[control] port", ours=self._held)
         host, port = control.getsockname()[:2]
         self.places.control_address.write_text(f"{host}:{port}\n")
+        await asyncio.to_thread(self.nodes.register, self.node, f"{host}:{port}")
         await asyncio.to_thread(self.snapshots.first, resume=self._resume)
         # Before anyone asks: what dead workers had leased may be all that is left. A long journal takes
         # longer than anyone should wait; then it goes on beside the asks.
@@ -113,6 +118,8 @@ class Keeper:
         await self.links.listen(self.places.socket)
         for work in (self.desk.run(), self._watch(), self._reap_dead(), self._take_strangers(), self._project()):
             self._start(work)
+        if self.store.url:
+            self._start(self._beat())
         server = await asyncio.to_thread(_control_server, self)
         self._start(server.serve(sockets=[control]))
         self.log.info("ready", "the keeper serves", control=f"{host}:{port}", snapshot=self.snapshots.version)
@@ -234,6 +241,18 @@ class Keeper:
         if count:
             self.log.warning("recovered", "open attempts were posted at their bound", attempts=count)
 
+    # -- other nodes
+    # ----------------------------------------------------------------------------------------------
+
+    async def _beat(self) -> None:
+        """Tell the other nodes that this one is there, and learn who they are."""
+        while True:
+            try:
+                self.ledger.peers = await asyncio.to_thread(self.nodes.beat, self.node.name)
+            except Exception as error:  # what it stops is told by who needs it
+                self.log.warning("not_seen", f"the other nodes cannot see this one: {type(error).__name__}: {error}")
+            await asyncio.sleep(BEAT_S)
+
     # -- the journal
     # ----------------------------------------------------------------------------------------------
 
@@ -250,7 +269,9 @@ class Keeper:
             if now == done:
                 continue  # loading the libraries alone takes a second of processor time
             process = await asyncio.create_subprocess_exec(
-                *child.command([*program, *arguments], signal.SIGKILL), stderr=asyncio.subprocess.PIPE
+                *child.command([*program, *arguments], signal.SIGKILL),
+                stderr=asyncio.subprocess.PIPE,
+                env=os.environ | {URL_VARIABLE: self.store.url},
             )
             try:
                 _, errors = await process.communicate()
@@ -273,6 +294,8 @@ class Keeper:
     def status(self) -> dict[str, Any]:
         return {
             "version": __version__,
+            "node": self.node.name,
+            "nodes_seen": sorted(self.ledger.peers.nodes),
             "started_s": int(self._started_s),
             "config": str(self.snapshots.path),
             "config_error": self.snapshots.refused,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
+import socket
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +15,22 @@ import msgspec
 from upeti.core.errors import UpetiError
 
 STATE_FILE: Final = "state.sqlite3"
+_NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.:/-]+")
 
 
 class TakenError(UpetiError):
     """Another process of this data directory is doing the same already. The message names the cure."""
+
+
+class NodeError(UpetiError):
+    """This data directory cannot be that node. The message names the cure."""
+
+
+class Node(msgspec.Struct, frozen=True):
+    """Who this data directory is among those that share a state."""
+
+    name: str
+    token: str  # random: tells it from another data directory that was given the same name
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -73,6 +87,23 @@ class Places(msgspec.Struct, frozen=True):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         return descriptor
+
+    def node(self, configured: str) -> Node:
+        """Return which node this data directory is: the name it was first used under, or the host's.
+
+        Raises ``NodeError`` when ``configured`` is another name: the leases and journals are those of the first.
+        """
+        path = self.data_dir / "node"
+        if not path.exists():
+            name = configured or _NOT_IN_A_NAME.sub("-", socket.gethostname())[:128] or "node"
+            write_private(path, f"{name} {secrets.token_hex(16)}\n")
+        name, token = path.read_text().split()
+        if configured and configured != name:
+            raise NodeError(
+                f"{self.data_dir} is the data directory of the node `{name}`, not of `{configured}`: "
+                f'write name = "{name}" in [node], or give the new node a data_dir of its own'
+            )
+        return Node(name, token)
 
     def token(self) -> str:
         """Return the admin token, made at the first call."""

@@ -140,13 +140,22 @@ class Snapshots:
                 ("gateway.workers", start.gateway.workers, config.gateway.workers),
                 ("control", start.control, config.control),
                 ("journal", start.journal, config.journal),
+                ("state", start.state, config.state),
+                ("node", start.node, config.node),
             )
             if before != now
         ]
         self._notes = [
             f"{self.path}: {name} has changed; it takes effect when `upeti serve` is started again" for name in changed
         ]
-        kept = msgspec.structs.replace(config, data_dir=start.data_dir, control=start.control, journal=start.journal)
+        kept = msgspec.structs.replace(
+            config,
+            data_dir=start.data_dir,
+            control=start.control,
+            journal=start.journal,
+            state=start.state,
+            node=start.node,
+        )
         return msgspec.structs.replace(document, config=kept)
 
     def _signature(self) -> _Signature:

@@ -1,57 +1,52 @@
-"""The state on disk: keys and sealed secrets, through SQLAlchemy Core on SQLite.
+"""The state: keys and sealed secrets, through SQLAlchemy Core on SQLite or PostgreSQL.
 
 Rules: every change is one transaction that takes the write lock at its beginning, so that what it read is
-still true when it writes; whatever a worker must learn of raises the counter ``changes`` in the same
-transaction, which is what the keeper watches. The file is the owner's alone. Money in the state is in
-``control/ledger``.
+still true when it writes; only leases lock the rows they change and nothing else, so that they do not wait for
+the books. Whatever a worker must learn of raises the counter ``changes`` in the same transaction, which is what
+the keeper watches. The file of SQLite is the owner's alone. Money in the state is in ``control/ledger``.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, create_engine, delete, event, exc, insert, select, update
+from sqlalchemy import Connection, Table, delete, exc, insert, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 
-from upeti.control import tables
+from upeti.control import database, tables
+from upeti.control.database import StoreError as StoreError
 from upeti.control.keys import KeyRow
-from upeti.control.places import STATE_FILE
-from upeti.core.errors import UpetiError
 
 HEAD: Final = "0002"  # the newest migration; a test holds it equal to the scripts
 
-# Writers hold the lock for milliseconds; a wait this long means that one of them hangs.
-_BUSY_MS: Final = 10_000
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
-
-
-class StoreError(UpetiError):
-    """The state cannot do what was asked. The message names the cure."""
+_LOCK: Final = 0x7570657469  # "upeti": of the one writer that `Store.writing` lets in (PostgreSQL)
 
 
 class Store:
-    """The state of one data directory. Safe to use from several threads and processes."""
+    """The state of one node or, in PostgreSQL, of all nodes. Safe to use from several threads and processes."""
 
-    def __init__(self, data_dir: Path, *, durable: bool = False) -> None:
+    def __init__(self, data_dir: Path, *, durable: bool = False, url: str = "") -> None:
         """Open the state, made or brought up to date where needed.
 
-        ``durable``: a commit is on the disk when it returns; otherwise it survives the process, not the
-        power.
+        ``durable``: a commit in SQLite is on the disk when it returns; otherwise it survives the process, not the
+        power. ``url`` is that of PostgreSQL (``database.url_of``); empty: SQLite in ``data_dir``. Raises ``StoreError``.
         """
         self.data_dir = data_dir
+        self.url = url
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = data_dir / STATE_FILE
-        # Made here, because SQLite would make it with the umask's mode; its side files take the mode of
-        # this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self.engine = _engine(path, durable=durable)
-        if _revision(path) != HEAD:
+        self.engine = database.engine_of(data_dir, url, durable=durable)
+        found = database.revision(self.engine)
+        if found > HEAD:
+            raise StoreError(
+                f"the state was made by a newer Upeti (migration {found}, known is {HEAD}): upgrade this one"
+            )
+        if found != HEAD:
             self._migrate()
 
     def close(self) -> None:
@@ -60,7 +55,20 @@ class Store:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that nobody else's write can come between."""
-        with self.engine.connect().execution_options(upeti_write=True) as connection, connection.begin():
+        with self.writing_rows() as connection:
+            if self.url:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+            yield connection
+
+    @contextmanager
+    def writing_rows(self) -> Iterator[Connection]:
+        """A transaction that locks what it reads itself, by ``with_for_update`` and in the order of the ids.
+
+        Only writers of the same rows wait for each other; SQLite knows no such locks and has one writer at a time.
+        """
+        # Each statement sees what was committed before it began: what was read under a lock is the newest there is.
+        options: dict[str, Any] = {"isolation_level": "READ COMMITTED"} if self.url else {"upeti_write": True}
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -149,33 +157,8 @@ def raise_counter(connection: Connection, name: str) -> int:
     return int(connection.execute(select(table.c.value).where(table.c.name == name)).scalar_one())
 
 
-def _engine(path: Path, *, durable: bool) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_MS / 1000})
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        # Transactions are begun below: the driver's own begin comes too late, after the first read.
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that reads first and then writes fails when another wrote in between, busy or not.
-        write = connection.get_execution_options().get("upeti_write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-def _revision(path: Path) -> str:
-    """Return which migration the file was brought to, without SQLAlchemy's and Alembic's imports."""
-    connection = sqlite3.connect(path, timeout=_BUSY_MS / 1000)
-    try:
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    except sqlite3.OperationalError:
-        return ""
-    finally:
-        connection.close()
-    return str(row[0]) if row else ""
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert the rows whose primary key is not there yet; another writer may be inserting the same ones."""
+    if rows:
+        dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+        connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)

@@ -111,8 +111,9 @@ nodes = Table(
     "nodes",
     metadata,
     Column("node", String, primary_key=True),
-    Column("seen_ns", BigInteger, nullable=False),
-    Column("address", String, nullable=False),
+    Column("token", String, nullable=False),  # of its data directory: no other may take its name
+    Column("seen_ns", BigInteger, nullable=False),  # by the database's clock
+    Column("address", String, nullable=False),  # of its control port
 )
 
 alerts = Table(

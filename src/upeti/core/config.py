@@ -98,6 +98,31 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 300
 
 
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[state]`: where keys, budgets, leases and the books are kept; in PostgreSQL several nodes share them."""
+
+    url: Annotated[
+        str,
+        Meta(
+            description="`postgresql://USER@HOST:PORT/DATABASE` (`pip install 'upeti[postgres]'`). Empty: SQLite in "
+            "`data_dir`, for one node. What it leaves out comes from PostgreSQL's own variables (`PGHOST`, `PGPASSWORD`, …)."
+        ),
+    ] = ""
+    password: Secret | None = None
+
+
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[node]`: this machine among those that share a state."""
+
+    name: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.:/-]{0,128}$",
+            description="Its name. Empty: the host's name when the data directory was made; it is kept there.",
+        ),
+    ] = ""
+
+
 class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[money]`: prices, and what happens without one."""
 
@@ -240,6 +265,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gateway: Gateway = msgspec.field(default_factory=Gateway)
     control: Control = msgspec.field(default_factory=Control)
     journal: Journal = msgspec.field(default_factory=Journal)
+    state: State = msgspec.field(default_factory=State)
+    node: Node = msgspec.field(default_factory=Node)
     money: Money = msgspec.field(default_factory=Money)
     channel: tuple[Channel, ...] = ()
     route: tuple[Route, ...] = ()

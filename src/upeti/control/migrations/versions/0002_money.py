@@ -20,6 +20,7 @@ def upgrade() -> None:
     op.create_table(
         "nodes",
         sa.Column("node", text(), primary_key=True),
+        sa.Column("token", text(), nullable=False),
         sa.Column("seen_ns", ns(), nullable=False),
         sa.Column("address", text(), nullable=False),
     )
