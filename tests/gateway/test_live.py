@@ -139,12 +139,13 @@ def test_prices_by_the_models_name_and_by_date(make: Any) -> None:
     (lane,) = live.way(CALLER, target, "exact").lanes
     found = []
     for now_ns in (5, 10, 19, 20, 10**18):
-        lane.look_up_price(now_ns)
-        found.append((lane.price.id if lane.price else None, lane.until_ns))
+        lane.look_up_prices(now_ns)
+        price = lane.prices_by_tier.get("")
+        found.append((price.id if price else None, lane.until_ns))
     forever = 1 << 63
     assert found == [(None, 10), ("o", 20), ("o", 20), ("n", forever), ("n", forever)]
     (lane,) = live.way(CALLER, target, "other").lanes
-    assert lane.price is any_model
+    assert lane.prices_by_tier[""] is any_model
 
 
 @pytest.mark.parametrize(

@@ -382,3 +382,66 @@ def test_a_file_says_which_part_it_is(tmp_path: Path, text: str, message: str) -
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"prices\.toml: cannot be read .*; check the path and its permissions"):
         PriceBook.load([tmp_path / "prices.toml"])
+
+
+# -- tiers and zones -----------------------------------------------------------------------------------------------
+
+
+def row_of(models: str, per_input: str, **more: str) -> str:
+    extra = "\n".join(f'{name} = "{text}"' for name, text in more.items())
+    return f"""
+[[price]]
+models = ["{models}"]
+from = 2026-01-01
+currency = "USD"
+per_million = {{ input = "{per_input}", output = "10.00" }}
+source = "contract 17"
+source_date = 2025-12-01
+{extra}
+"""
+
+
+def test_a_tier_is_a_price_of_its_own_and_never_stands_for_another(tmp_path: Path) -> None:
+    text = (
+        'part = "house"' + row_of("m", "2") + row_of("m", "4", tier="priority") + row_of("*", "0", tier="provisioned")
+    )
+    book = book_of(tmp_path, text)
+    assert [price.pico[m.INPUT] for price in book.prices("house", "m")] == [2_000_000]
+    assert [price.pico[m.INPUT] for price in book.prices("house", "m", "priority")] == [4_000_000]
+    assert book.prices("house", "m", "flex") == ()
+    assert [price.tier for price in book.all_tiers("house", "m")] == ["", "priority", "provisioned"]
+    assert [price.tier for price in book.all_tiers("house", "other")] == ["provisioned"]
+    assert book.prices("house", "other") == ()
+    assert book.models("house") == ["*", "m"]
+
+
+def test_a_model_with_zones_has_in_a_zone_only_the_price_of_that_zone(tmp_path: Path) -> None:
+    text = 'part = "house"' + row_of("m", "2") + row_of("m", "2.2", zone="data_zone_eu") + row_of("same", "7")
+    book = book_of(tmp_path, text)
+    assert [price.pico[m.INPUT] for price in book.prices("house", "m")] == [2_000_000]
+    assert [price.pico[m.INPUT] for price in book.prices("house", "m", zone="data_zone_eu")] == [2_200_000]
+    assert book.prices("house", "m", zone="data_zone_apac") == (), "unknown, not the price of another zone"
+    assert [price.pico[m.INPUT] for price in book.prices("house", "same", zone="data_zone_apac")] == [7_000_000]
+
+
+def test_tier_and_zone_are_part_of_the_id_only_where_they_say_something(tmp_path: Path) -> None:
+    texts = [{}, {"tier": "flex"}, {"zone": "regional"}, {"tier": "flex", "zone": "regional"}]
+    ids = {book_of(tmp_path, 'part = "house"' + row_of("m", "2", **more)).rows[-1].price.id for more in texts}
+    assert len(ids) == 4
+    empty = book_of(tmp_path, 'part = "house"' + row_of("m", "2", tier="", zone="")).rows[-1].price.id
+    assert empty in ids
+    # As bills name it since before there were tiers.
+    assert SHIPPED.row("2fccddabd14b2ed2") is SHIPPED.rows[0]
+
+
+def test_as_of_a_day(tmp_path: Path) -> None:
+    book = book_of(tmp_path, 'part = "house"' + ROW + ROW.replace("2026-01-01", "2026-06-01").replace("2.50", "2.00"))
+    days = [datetime.date(2025, 12, 31), datetime.date(2026, 5, 31), datetime.date(2026, 6, 1)]
+    found = [book.as_of(day, "house", "gpt-house") for day in days]
+    assert [row and row.price.pico[m.INPUT] for row in found] == [None, 2_500_000, 2_000_000]
+
+
+def test_the_same_tier_and_zone_twice_from_one_day_is_refused(tmp_path: Path) -> None:
+    twice = row_of("m", "2", tier="flex") * 2
+    assert "has a price from 2026-01-01 in line 2 already" in refused(tmp_path, 'part = "house"' + twice)
+    assert "tier" in refused(tmp_path, 'part = "house"' + row_of("m", "2", tier="Flex!"))

@@ -27,6 +27,7 @@ from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView
 from upeti.money.price import Price
 from upeti.money.price_book import ANY_MODEL, PriceBook
 from upeti.providers.catalog import PROVIDERS
+from upeti.wire.tiers import STANDARD
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -96,7 +97,10 @@ class _Compilation:
             )
         channels = {channel.name: self._channel(place, channel) for place, channel in enumerate(config.channel)}
         parts = {
-            channel.name: channel.prices or PROVIDERS[channel.kind].host(channels[channel.name].host).prices
+            channel.name: (
+                channel.prices or PROVIDERS[channel.kind].host(channels[channel.name].host).prices,
+                channel.zone,
+            )
             for channel in config.channel
         }
         routes = {}
@@ -146,6 +150,7 @@ class _Compilation:
             entra=channel.entra,
             organization=channel.organization,
             project=channel.project,
+            tier=channel.tier,
             ca_file=channel.ca_file,
             connect_timeout_ms=channel.connect_timeout_ms,
             connections_max=channel.connections_max,
@@ -184,16 +189,20 @@ class _Compilation:
                 self._warn(path, f"channel `{channel.name}`: {what}", cure)
         return SecretRef(kind, name, sealed)
 
-    def _candidate(self, path: str, index: int, candidate: Candidate, part: str) -> CandidateView:
+    def _candidate(self, path: str, index: int, candidate: Candidate, at: tuple[str, str]) -> CandidateView:
+        """``at`` is the channel's part of the price book, and its zone."""
+        part, zone = at
         model = "" if candidate.model == ANY_MODEL else candidate.model
         prices: dict[str, tuple[Price, ...]] = {
-            name: self._book.prices(part, name) for name in ([model] if model else self._book.models(part))
+            name: self._book.all_tiers(part, name, zone) for name in ([model] if model else self._book.models(part))
         }
         prices = {name: rows for name, rows in prices.items() if rows}
-        if not prices:
+        if not any(price.tier == STANDARD for rows in prices.values() for price in rows):
             what = f"`{model or ANY_MODEL}` of channel `{candidate.channel}` has no price"
             if part:
                 what += f" in the part `{part}` of the price book"
+            if zone:
+                what += f" for the zone `{zone}`"
             refused = self._config.money.unpriced == "refuse"
             effect = "its calls are refused" if refused else "its calls are unpriced, and refused with a limit"
             self._warn(path, f"{what}: {effect}", "add a row in a file of `[money] price_files`")

@@ -7,11 +7,14 @@ one thread at a time.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import msgspec
 
 from upeti.control import config_file
+from upeti.control.books import Books
+from upeti.control.capacity import post_capacity
 from upeti.control.compile import Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import Document
 from upeti.control.ledger import Ledger
@@ -21,8 +24,11 @@ from upeti.core.errors import ConfigError
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.log import Log
 from upeti.gateway.snapshot import Snapshot
+from upeti.money.capacity import Capacity
+from upeti.money.price import Price
 from upeti.money.price_book import PriceBook
 
+_NS_PER_DAY = 86_400 * 10**9
 _Signature = tuple[tuple[int, int, int], ...]
 
 
@@ -53,6 +59,8 @@ class Snapshots:
         self._current: Snapshot | None = None
         self._files: _Signature = ()
         self._changes = -1
+        self._capacity: tuple[Capacity, ...] = ()
+        self._capacity_day = -1  # since 1970, whose capacity is not over yet: all before are posted
 
     @property
     def version(self) -> int:
@@ -76,11 +84,13 @@ class Snapshots:
                 self._current = snapshot_file.read(self._places.snapshot)
             except (OSError, msgspec.MsgspecError):
                 raise error from None
+        self._post_capacity()
 
     def update(self, *, force: bool = False) -> bool:
         """Make a new snapshot when anything has changed, or by ``force``; return whether there is a new
         one.
         """
+        self._post_capacity()
         files, changes = self._signature(), self._store.changes()
         if not force and files == self._files and changes == self._changes:
             return False
@@ -110,12 +120,24 @@ class Snapshots:
         compiled = compile_snapshot(document, state, book, placement=self._placement)
         self._say([*self._notes, *compiled.warnings])
         self._ledger.set_limits(compiled.limits_pico)
+        # Before a call is served with them: it must be explainable when the file of its price is gone.
+        Books(self._store).keep_prices(_prices_of(compiled.snapshot), time.time_ns())
         # Always a new version: a secret's file may have changed, which only its reader sees.
         self._current = msgspec.structs.replace(compiled.snapshot, version=self._store.next_version())
         snapshot_file.write(self._places.snapshot, self._current)
         if document.text != self._document.text or not self._places.good_config.exists():
             write_private(self._places.good_config, document.text)
         self._document = document
+        if book.capacity != self._capacity:
+            self._capacity, self._capacity_day = book.capacity, -1
+
+    def _post_capacity(self) -> None:
+        """Once a day, and when a file with capacity has changed: what rented hours cost goes into the books."""
+        now_ns = time.time_ns()
+        day = now_ns // _NS_PER_DAY
+        if day != self._capacity_day:
+            post_capacity(self._store, self._capacity, now_ns)
+            self._capacity_day = day
 
     def _say(self, warnings: list[str]) -> None:
         for warning in warnings:
@@ -168,3 +190,8 @@ class Snapshots:
             except OSError:
                 signature.append((0, 0, 0))
         return tuple(signature)
+
+
+def _prices_of(snapshot: Snapshot) -> list[Price]:
+    tables = [candidate.prices for route in snapshot.routes.values() for candidate in route.candidates]
+    return [price for table in tables for prices in table.values() for price in prices]

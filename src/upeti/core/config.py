@@ -169,6 +169,21 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Which part of the price book applies: `openai`, `azure`, `anthropic`, `local`, or one of your own."
         ),
     ] = ""
+    zone: Annotated[
+        str,
+        Meta(
+            pattern=r"^[a-z0-9_]{0,64}$",
+            description="Where its deployments compute, for providers that charge for that: `data_zone_eu`, "
+            "`data_zone_us`, `data_zone_apac`, `regional_…`, as the price book names them. Empty: anywhere (Azure's Global).",
+        ),
+    ] = ""
+    tier: Annotated[
+        Literal["", "priority", "flex", "provisioned"],
+        Meta(
+            description="Service tier of calls that ask for none: what the provider's own project or deployment is set "
+            "to; `provisioned` for Azure's provisioned throughput, paid by the hour. Empty: the standard one."
+        ),
+    ] = ""
     api_version: Annotated[
         str, Meta(description="Azure's `api-version`. Empty: Azure's `/openai/v1/` paths, which need none.")
     ] = ""

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from upeti.core.errors import BadRequest
 from upeti.gateway.fiber import Fiber
-from upeti.gateway.live import Lane, LiveView, Way
+from upeti.gateway.live import Lane, LiveView, Tariff, Way
 from upeti.gateway.paths import Target
 from upeti.gateway.snapshot import Caller
-from upeti.money.price import Price, bound_of
+from upeti.money.price import bound_of
 from upeti.wire.body import BodyFields, choices_of, decode_fields, edit, has_input_elsewhere, metadata_tags
-from upeti.wire.wires import OTHER, RESPONSES
+from upeti.wire.tiers import AUTO, asked_tier
+from upeti.wire.wires import MESSAGES, OTHER, RESPONSES
 
 if TYPE_CHECKING:
     from upeti.gateway.gateway import Gateway
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _TAG = re.compile(r"[A-Za-z0-9_.:/@ -]{1,128}")
 _MULTIPART_MODEL = re.compile(rb'(name="model"(?:\r\n[^\r\n]+)*\r\n\r\n)([^\r\n]{1,256})(\r\n)')
 _NO_FIELDS = BodyFields()
-_LIST_PRICE_TIERS = frozenset({"auto", "default", "standard", "standard_only"})
 _TOKENS_MAX = 1 << 53  # larger numbers are not exact in JSON; nobody generates that much
 _CHOICES_MAX = 4096  # OpenAI takes 128 choices and lists of 2,048 prompts
 
@@ -57,7 +57,7 @@ class Call:
         "stream",
         "cap",  # output tokens per choice that the client allows, None when it does not say
         "choices",
-        "at_list_price",  # False: a service tier whose prices the book does not have
+        "tier",  # the service tier that is asked for, None when the client does not say
         "feature",
         "task",
         "way",
@@ -82,7 +82,7 @@ class Call:
     stream: bool
     cap: int | None
     choices: int
-    at_list_price: bool
+    tier: str | None
     feature: str
     task: str
     way: Way
@@ -145,10 +145,11 @@ class Call:
             self.choices = choices_of(fields)
         if not 0 < self.choices <= _CHOICES_MAX or (cap is not None and not 0 <= cap <= _TOKENS_MAX):
             raise BadRequest("invalid_value", "`n` or the output cap is out of range: no provider takes that.")
-        # Tiers have prices of their own (half to two and a half times the list's), which the book does not hold yet.
-        self.at_list_price = (
-            fields.service_tier is None or fields.service_tier in _LIST_PRICE_TIERS
-        ) and fields.speed in (None, "standard")
+        self.tier = None
+        if fields.service_tier is not None or fields.speed is not None:
+            self.tier = asked_tier(fields.service_tier, fields.speed)
+        if self.tier is None and wire is MESSAGES:
+            self.tier = AUTO  # "service_tier: defaults to auto", Anthropic API reference, messages
         self.feature = caller.feature
         if b"x-upeti-feature" in headers or b"x-upeti-task" in headers or fields.metadata is not None:
             self._read_tags(caller)
@@ -185,8 +186,8 @@ class Call:
 
     # -- for one candidate ---------------------------------------------------------------------------------------
 
-    def bound_pico(self, lane: Lane, price: Price) -> int | None:
-        """What an attempt can cost at most; None when it cannot be bounded."""
+    def bound_pico(self, lane: Lane, tariff: Tariff) -> int | None:
+        """What an attempt can cost at most, at the dearest tier it can reach; None when it cannot be bounded."""
         if not self.target.wire.bounded:
             return None
         input_tokens = len(self.body)
@@ -197,11 +198,13 @@ class Call:
             input_tokens = context
         elif context is not None and context < input_tokens:
             input_tokens = context
-        return bound_of(
-            price,
-            input_tokens_max=input_tokens,
-            output_tokens_max=lane.cap if self.cap is None else self.cap,
-            choices=self.choices,
+        cap = lane.cap if self.cap is None else self.cap
+        reach = tariff.reach
+        if len(reach) == 1:
+            return bound_of(reach[0], input_tokens_max=input_tokens, output_tokens_max=cap, choices=self.choices)
+        return max(
+            bound_of(price, input_tokens_max=input_tokens, output_tokens_max=cap, choices=self.choices)
+            for price in reach
         )
 
     @property

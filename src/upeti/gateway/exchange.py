@@ -17,12 +17,11 @@ from upeti.gateway.failure import ClientLeft, Failure, TimedOut
 from upeti.gateway.fiber import NEVER_S, Gate
 from upeti.gateway.headers import request_headers
 from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Purse
-from upeti.gateway.live import Lane
+from upeti.gateway.live import Lane, Tariff
 from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
 from upeti.gateway.routing import plan
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
-from upeti.money.price import Price
 
 _BACK_OFF_S: Final = 0.1  # before the same candidates are tried again; doubled each time
 # How long a call waits for a lease while the keeper is away: a keeper restarts within a second.
@@ -95,12 +94,12 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
     assert caller is not None
     now_ns = gateway.now_ns()
     if now_ns >= lane.until_ns:
-        lane.look_up_price(now_ns)
-    price = lane.price if call.at_list_price else None
+        lane.look_up_prices(now_ns)
+    tariff = lane.tariff(call.tier)
     budgets = caller.budgets
     purses: tuple[Purse, ...] = ()
     try:
-        bound = _bound(call, lane, price, bool(budgets))
+        bound = _bound(call, lane, tariff, bool(budgets))
         bound_pico = bound or 0
         if budgets:
             purses = gateway.holds.purses_of(budgets)
@@ -131,32 +130,33 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         call.stream,
         budgets,
         bound_pico,
-        lane.currency,
+        tariff.price.currency if tariff is not None else lane.currency,
         bound is not None,
     )
     breaker = lane.channel.breaker
     if breaker.is_open:
         breaker.trying(gateway.loop.time())  # before others are planned in this turn of the loop
-    with Attempt(opened, price, purses, gateway) as attempt:
+    price = tariff.price if tariff is not None else None
+    with Attempt(opened, price, purses, gateway, lane.prices_by_tier, lane.usual_tier(call.tier)) as attempt:
         await gateway.journal
         return await _dispatch(call, lane, attempt)
 
 
-def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int | None:
+def _bound(call: Call, lane: Lane, tariff: Tariff | None, limited: bool) -> int | None:
     """What to hold, None where nobody can say and no limit asks. Raises ``BadRequest`` where a bound is needed."""
-    bound_pico = call.bound_pico(lane, price) if price is not None else None
+    bound_pico = call.bound_pico(lane, tariff) if tariff is not None else None
     if bound_pico is not None:
         if bound_pico <= RECORDED_MAX:
             return bound_pico
     elif call.target.method in ("GET", "DELETE"):
         return None  # no provider bills a look-up or a deletion
-    elif not limited and (price is not None or not _refused(call)):
+    elif not limited and (tariff is not None or not _refused(call)):
         return None
-    elif price is None:
+    elif tariff is None:
         raise BadRequest(
             "price_unknown",
             f"The price book has no price for the model {lane.model[:100]!r} on the channel {lane.channel.name!r}"
-            f"{'' if call.at_list_price else ' at the tier that is asked for'}. Add a row "
+            f"{_at_tier(call, lane)}. Add a row "
             'in money.price_files, or set money.unpriced = "record" (a key with a limit always needs a price).',
         )
     raise BadRequest(
@@ -164,6 +164,11 @@ def _bound(call: Call, lane: Lane, price: Price | None, limited: bool) -> int | 
         "The cost of this call cannot be bounded, so a key with a limit may not make it: lower the output cap, use a key "
         "without a limit, or set context_tokens on the candidate.",
     )
+
+
+def _at_tier(call: Call, lane: Lane) -> str:
+    tier = lane.usual_tier(call.tier)
+    return f" at the service tier {tier[:100]!r}" if tier else ""
 
 
 def _refused(call: Call) -> bool:

@@ -39,8 +39,11 @@ _TO_CLIENT: Final = frozenset(
 # The provider's own id of the request, by its header.
 _REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"apim-request-id")
 
+# Azure: the provisioned deployment that was full, in the answer of the standard one that took the call over.
+SPILLOVER: Final = b"x-ms-spillover-from-deployment"
+
 # What the gateway itself needs of an answer's head.
-_READ: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding", *_REQUEST_IDS})
+_READ: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding", SPILLOVER, *_REQUEST_IDS})
 
 _KEPT: Final = _TO_CLIENT | _READ
 _NAMES_MAX: Final = 1024

@@ -70,9 +70,7 @@ def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico:
         return Outcome.VOIDED, 0
     if rule is Rule.NOTHING:
         return Outcome.POSTED, 0
-    if price is None:
-        return Outcome.UNPRICED, 0
-    if meters is not None:
+    if meters is not None and price is not None:
         cost = cost_of(price, meters)
         if cost is None:
             return _UNPRICED, 0
@@ -83,6 +81,7 @@ def settle(ended: Ended, meters: Meters | None, price: Price | None, bound_pico:
 
 # What an integer of the journal holds: 9.2 million USD for one attempt. A report beyond that is not to be believed.
 RECORDED_MAX: Final = (1 << 63) - 1
+_NO_PRICES: Final[Mapping[str, Price]] = {}
 _POSTED: Final = Outcome.POSTED
 _UNPRICED: Final = Outcome.UNPRICED
 
@@ -281,13 +280,32 @@ class Attempt:
     the client. It is done once: a second settlement is a fault and raises.
     """
 
-    __slots__ = ("_gateway", "cost_pico", "opened", "outcome", "price", "purses", "sent")
+    __slots__ = (
+        "_gateway",
+        "_prices_by_tier",
+        "cost_pico",
+        "opened",
+        "outcome",
+        "price",
+        "purses",
+        "sent",
+        "tier",
+    )
 
     def __init__(
-        self, opened: AttemptOpened, price: Price | None, purses: tuple[Purse, ...], gateway: Recorder
+        self,
+        opened: AttemptOpened,
+        price: Price | None,
+        purses: tuple[Purse, ...],
+        gateway: Recorder,
+        prices_by_tier: Mapping[str, Price] = _NO_PRICES,
+        tier: str = "",
     ) -> None:
+        """``tier`` and ``price`` hold unless the answer reports another tier, whose price is in ``prices_by_tier``."""
         self.opened = opened
         self.price = price
+        self.tier = tier
+        self._prices_by_tier = prices_by_tier
         self.purses = purses
         self.sent = False  # whether the provider may have seen it
         self.outcome: Outcome | None = None
@@ -303,16 +321,23 @@ class Attempt:
         reply: Timed | None = None,
         sent_s: float = 0.0,
         provider_request_id: str = "",
+        tier: str | None = None,
     ) -> None:
         """Settle the hold and queue the record. The caller awaits the journal before it sends the last byte.
 
-        ``sent_s`` is the loop time of the dispatch.
+        ``sent_s`` is the loop time of the dispatch; ``tier`` what the answer says it was served at, None when it does
+        not say.
         """
         if self.outcome is not None:
             raise AssertionError(f"attempt {self.opened.call_id}-{self.opened.attempt} is settled already")
-        gateway, opened, price = self._gateway, self.opened, self.price
+        gateway, opened = self._gateway, self.opened
+        if tier is not None and tier != self.tier:
+            self.tier, self.price = tier, self._prices_by_tier.get(tier)
+        price = self.price
         if self.sent:
             bound_pico = opened.bound_pico if opened.priced else None
+            if price is None and not self.purses:
+                bound_pico = None  # of another tier: here it limits nothing, and would stand for a cost
             outcome, cost_pico = settle(ended, meters, price, bound_pico)
         else:
             ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
@@ -344,6 +369,7 @@ class Attempt:
             first_byte_us,
             total_us,
             provider_request_id,
+            self.tier,
         )
         gateway.journal.append(settled)
         gateway.metrics.settled.append((opened.channel, settled))

@@ -19,9 +19,10 @@ from upeti.gateway.health import Breaker
 from upeti.gateway.paths import Target
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
 from upeti.gateway.upstream import Pool
-from upeti.money.price import Price, price_at
+from upeti.money.price import Price, tiers_at
 from upeti.providers.catalog import PROVIDERS
 from upeti.rights.permit import SERVE, permit
+from upeti.wire.tiers import AUTO, AUTO_REACH, PROVISIONED, STANDARD
 from upeti.wire.wires import OTHER
 
 # Clients choose the names behind a route `*`, so there is no end to them.
@@ -101,10 +102,21 @@ class LiveChannel:
         return f"{path}?{query}" if query else path
 
 
+class Tariff:
+    """What a call that asks for one service tier can cost on a lane."""
+
+    __slots__ = ("price", "reach")
+
+    def __init__(self, price: Price, reach: tuple[Price, ...]) -> None:
+        self.price = price  # unless the answer reports another tier
+        self.reach = reach  # of every tier that it can be served at
+
+
 class Lane:
     """A candidate made ready for one API and one model: all that does not change from call to call."""
 
     __slots__ = (
+        "_tariffs",
         "cap",
         "cap_field",
         "channel",
@@ -114,8 +126,9 @@ class Lane:
         "model",
         "model_upstream",
         "order",
-        "price",
         "prices",
+        "prices_by_tier",
+        "provisioned",
         "served_by",
         "until_ns",
         "weight",
@@ -139,14 +152,42 @@ class Lane:
         self.served_by = _printable(f"{channel.name}/{self.model}")
         # A channel with tokens that change by the hour has no fixed head.
         self.head = b"" if channel.head_changes else channel.head_for(target, self.model_upstream)
-        self.price: Price | None = None
+        self.provisioned = channel.view.tier == PROVISIONED
+        self.prices_by_tier: dict[str, Price] = {}
+        self._tariffs: dict[str | None, Tariff] = {}
         self.until_ns = 0
-        self.look_up_price(0)
+        self.look_up_prices(0)
 
-    def look_up_price(self, now_ns: int) -> None:
-        """Take the price in force at ``now_ns`` and remember until when it is."""
-        self.price = price_at(self.prices, now_ns)
-        self.currency = self.price.currency if self.price is not None else "USD"
+    def tariff(self, asked: str | None) -> Tariff | None:
+        """Return the prices of a call that asks for the tier ``asked``; None when one that it can reach has none."""
+        tariff = self._tariffs.get(asked)
+        return tariff if tariff is not None else self._find_tariff(asked)
+
+    def usual_tier(self, asked: str | None) -> str:
+        """Return the tier that a call is served at when its answer does not say."""
+        usual = self.channel.view.tier
+        return usual if self.provisioned or asked is None or asked == AUTO else asked
+
+    def _find_tariff(self, asked: str | None) -> Tariff | None:
+        usual = self.usual_tier(asked)
+        reach = {usual, STANDARD}  # what is served faster or cheaper may be served as usual after all
+        if asked == AUTO:
+            reach.update(tier for tier in AUTO_REACH if tier in self.prices_by_tier)
+        elif asked is not None:
+            reach.add(asked)
+        prices = [self.prices_by_tier.get(tier) for tier in sorted(reach)]
+        known = tuple(price for price in prices if price is not None)
+        if len(known) < len(prices) or len({price.currency for price in known}) > 1:
+            return None
+        tariff = self._tariffs[asked] = Tariff(self.prices_by_tier[usual], known)
+        return tariff
+
+    def look_up_prices(self, now_ns: int) -> None:
+        """Take the prices in force at ``now_ns`` and remember until when they are."""
+        self.prices_by_tier = tiers_at(self.prices, now_ns)
+        self._tariffs.clear()
+        usual = self.prices_by_tier.get(self.channel.view.tier)
+        self.currency = usual.currency if usual is not None else "USD"
         later = [price.effective_ns for price in self.prices if price.effective_ns > now_ns]
         self.until_ns = min(later, default=_FOREVER_NS)
 

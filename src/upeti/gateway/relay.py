@@ -15,12 +15,13 @@ from upeti.core.events import Outcome
 from upeti.gateway.call import Call
 from upeti.gateway.failure import Answer, Failure, TimedOut
 from upeti.gateway.fiber import NEVER_S
-from upeti.gateway.headers import answer_headers, provider_request_id
+from upeti.gateway.headers import SPILLOVER, answer_headers, provider_request_id
 from upeti.gateway.holds import Attempt, Ended
 from upeti.gateway.live import Lane
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 from upeti.wire.error_body import error_code
 from upeti.wire.sse import EventStream, OpaqueStream
+from upeti.wire.tiers import STANDARD
 from upeti.wire.usage import usage_of_answer
 
 # Answers after which another candidate, or the same one a moment later, may do better.
@@ -37,7 +38,8 @@ def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     usage = usage_of_answer(body if b"content-encoding" not in headers else _inflated(body, headers))
     request_id = provider_request_id(headers)
     meters = call.target.wire.meters(usage) if usage is not None else None
-    attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id)
+    tier = _tier(lane, headers, usage.tier if usage is not None else None)
+    attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id, tier)
     return Answer(attempt, lane, reply.status, headers, request_id, body)
 
 
@@ -90,7 +92,10 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     request_id = provider_request_id(headers)
     content_type = headers.get(b"content-type", b"")
     readable = content_type.startswith(b"text/event-stream") and b"content-encoding" not in headers
-    events: EventStream = call.target.wire.stream(call.asks_usage_for_us) if readable else OpaqueStream()
+    wire = call.target.wire
+    events: EventStream = wire.stream(call.asks_usage_for_us) if readable else OpaqueStream()
+    # Every chunk of a completion says its tier, perhaps all but the one with the usage.
+    events.seek_tier = wire.asks_usage and call.tier is not None
     ours = _held_headers(call, lane, attempt, request_id) + answer_headers(headers)
     client.begin_stream(reply, content_type, ours, None if readable else _length(headers))
     idle_s = call.way.stream_idle_s
@@ -114,15 +119,27 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
         events.finish()
         cut = isinstance(error, UpstreamError)
         meters = events.meters() if events.exact else None
-        attempt.settle(Ended.CUT if cut else Ended.TIMED_OUT, meters, reply, sent_s, request_id)
+        tier = _tier(lane, headers, events.tier())
+        attempt.settle(Ended.CUT if cut else Ended.TIMED_OUT, meters, reply, sent_s, request_id, tier)
         await journal
         client.break_stream(_broken(cut), call.id, events=readable)
         return
     fiber.deadline = NEVER_S
     rest = last + events.finish()
-    attempt.settle(Ended.ANSWERED, events.meters(), reply, sent_s, request_id)
+    tier = _tier(lane, headers, events.tier())
+    attempt.settle(Ended.ANSWERED, events.meters(), reply, sent_s, request_id, tier)
     await journal
     client.end_stream(rest)
+
+
+def _tier(lane: Lane, headers: dict[bytes, bytes], reported: str | None) -> str | None:
+    """The service tier that an answer was served at, None when it does not say.
+
+    A provisioned deployment names a standard tier in its answers too; that it spilled over stands in the head.
+    """
+    if not lane.provisioned:
+        return reported
+    return (reported or STANDARD) if SPILLOVER in headers else None
 
 
 def _broken(cut: bool) -> CallError:

@@ -57,6 +57,7 @@ class ChannelView(msgspec.Struct, frozen=True):
     breaker_failures: int = 5
     breaker_pause_ms: int = 10_000
     purposes: frozenset[str] = frozenset({"serve"})  # what rights.permit allows on this channel
+    tier: str = ""  # service tier of calls that ask for none
 
 
 class CandidateView(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ class CandidateView(msgspec.Struct, frozen=True):
     model: str  # "" = the name the client sent
     order: int
     weight: int
-    prices: dict[str, tuple[Price, ...]]  # model → rows ascending by date; "*" any model of the channel
+    prices: dict[str, tuple[Price, ...]]  # model → rows of all tiers, ascending by date; "*" any model of the channel
     output_tokens_max: int | None = None  # cap put into calls that name none
     context_tokens: int | None = None
 

@@ -54,18 +54,36 @@ def rows_of(
 
     Both are msgspec structs that forbid unknown fields. Raises ``ConfigError``.
     """
+    text, document, (tables,) = split_tables(file, data, table)
+    return head_of(file, document, head), typed_rows(file, text, table, tables, row)
+
+
+def split_tables(file: str, data: bytes, *names: str) -> tuple[str, dict[str, Any], list[list[Any]]]:
+    """Return the file's text, what stands above its rows, and the rows of each table as they are written.
+
+    Raises ``ConfigError``, also for a file without any row.
+    """
     try:
         text = data.decode()
         document = tomllib.loads(text)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: not a TOML file: {error}") from error
-    tables = document.pop(table, None)
-    if not isinstance(tables, list) or not tables:
-        raise ConfigError(f"{file}: there is no row; begin each one with a line `[[{table}]]`")
+    found = [document.pop(name, []) for name in names]
+    if not all(isinstance(tables, list) for tables in found) or not any(found):
+        raise ConfigError(f"{file}: there is no row; begin each one with a line `[[{names[0]}]]`")
+    return text, document, found
+
+
+def head_of(file: str, document: dict[str, Any], head: type[HeadT]) -> HeadT:
+    """Return what stands above the rows. Raises ``ConfigError``."""
     try:
-        above = msgspec.convert(document, head)
+        return msgspec.convert(document, head)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{file}: above the rows: {_with_cure(error, head)}") from error
+
+
+def typed_rows(file: str, text: str, table: str, tables: list[Any], row: type[RowT]) -> list[DatedRow[RowT]]:
+    """Return every ``[[table]]`` of a file with its place. Raises ``ConfigError``."""
     lines = _lines_of(text, table, len(tables))
     rows: list[DatedRow[RowT]] = []
     for number, (line, values) in enumerate(zip(lines, tables, strict=True), 1):
@@ -74,7 +92,7 @@ def rows_of(
         except msgspec.ValidationError as error:
             place = DatedRow(file, line, number, values)
             raise place.error(_with_cure(error, row)) from error
-    return above, rows
+    return rows
 
 
 def _lines_of(text: str, table: str, count: int) -> list[int]:

@@ -57,6 +57,8 @@ class Price(msgspec.Struct, frozen=True, array_like=True):
     source: str = ""
     remark: str = ""
     ceilings: tuple[Ceiling, ...] = ()  # derived from the cells, whatever is given: the bound of every call needs it
+    tier: str = ""  # service tier: "" is the standard one
+    zone: str = ""  # where a deployment may compute; "": anywhere
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "ceilings", _ceilings(self))
@@ -79,6 +81,11 @@ def price_at(prices: tuple[Price, ...], at_ns: int) -> Price | None:
         if price.effective_ns <= at_ns:
             return price
     return None
+
+
+def tiers_at(prices: tuple[Price, ...], at_ns: int) -> dict[str, Price]:
+    """Return tier → the newest of ``prices`` (ascending by date within a tier) in force at ``at_ns``."""
+    return {price.tier: price for price in prices if price.effective_ns <= at_ns}
 
 
 def cost_of(price: Price, meters: Mapping[str, int]) -> int | None:

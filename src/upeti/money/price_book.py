@@ -1,8 +1,9 @@
-"""The price book: what each model costs, where, and from which day on.
+"""The price book: what each model costs, where, at which service tier, and from which day on.
 
 Rules: the book only grows. A row is never edited, because bills name it by the hash of its content; a new
 price is a new row with a later date. A model that is not in the book has no price, which is not a price of
-zero. Of two rows for the same part, model and date the one read later holds, so a file of one's own corrects
+zero, and a service tier that is not in it is not the standard one. Of two rows for the same part, model, tier, zone and
+date the one read later holds, so a file of one's own corrects
 the shipped book, and both stay to be seen in ``rows``. Prices are written per million units, as decimal
 strings, and held as whole pico units per unit; what does not divide exactly is refused.
 """
@@ -16,14 +17,24 @@ from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from upeti.core.amount import AmountError, decimal_text, parse_pico
 from upeti.core.meters import ALL_METERS
-from upeti.money.dated_file import CurrencyCode, DatedRow, DecimalText, Text, read_bytes, rows_of
+from upeti.money.capacity import Capacity, CapacityFields, capacity_of
+from upeti.money.dated_file import (
+    CurrencyCode,
+    DatedRow,
+    DecimalText,
+    Text,
+    head_of,
+    read_bytes,
+    split_tables,
+    typed_rows,
+)
 from upeti.money.price import Cliff, Price
 
 ANY_MODEL: Final = "*"
@@ -31,7 +42,11 @@ _UNITS_PER_MILLION: Final = 10**6
 _NS_PER_DAY: Final = 86_400 * 10**9
 _EPOCH: Final = datetime.date(1970, 1, 1)
 
+# A model whose prices are told apart by zone has in a zone only the price of that zone; any other has one everywhere.
+ANY_ZONE: Final = ""
+
 Tokens = Annotated[int, Meta(ge=1)]
+Label = Annotated[str, Meta(pattern=r"^[a-z0-9_]{0,64}$")]
 PerMillion = Annotated[dict[str, DecimalText], Meta(min_length=1)]
 
 
@@ -54,6 +69,23 @@ class Row(msgspec.Struct, frozen=True):
     file: str
     line: int
 
+    @property
+    def tier(self) -> str:
+        return self.price.tier
+
+    @property
+    def zone(self) -> str:
+        return self.price.zone
+
+
+class Cell(NamedTuple):
+    """What a price is kept under."""
+
+    part: str
+    model: str
+    tier: str
+    zone: str
+
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     part: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
@@ -71,6 +103,8 @@ class _RowFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     effective: datetime.date = msgspec.field(name="from")
     currency: CurrencyCode
     per_million: PerMillion
+    tier: Label = ""
+    zone: Label = ""
     cliffs: tuple[_CliffFields, ...] = ()
     per_call: DecimalText = "0"
     context_tokens: Tokens | None = None
@@ -81,17 +115,22 @@ class _RowFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class PriceBook:
-    """Rows in the order in which they were read, found by part and model."""
+    """Rows in the order in which they were read, found by part, model, tier and zone."""
 
-    def __init__(self, rows: Iterable[Row]) -> None:
+    def __init__(self, rows: Iterable[Row], capacity: Iterable[Capacity] = ()) -> None:
         self.rows: tuple[Row, ...] = tuple(rows)
-        dated: dict[tuple[str, str], dict[datetime.date, Row]] = {}
+        self.capacity: tuple[Capacity, ...] = tuple(capacity)
+        dated: dict[Cell, dict[datetime.date, Row]] = {}
         for row in self.rows:
             for model in row.models:
-                dated.setdefault((row.part, model), {})[row.effective] = row
-        self._ascending: dict[tuple[str, str], tuple[Row, ...]] = {
-            key: tuple(by_date[date] for date in sorted(by_date)) for key, by_date in dated.items()
+                dated.setdefault(Cell(row.part, model, row.tier, row.zone), {})[row.effective] = row
+        self._ascending: dict[Cell, tuple[Row, ...]] = {
+            cell: tuple(by_date[date] for date in sorted(by_date)) for cell, by_date in dated.items()
         }
+        self._tiers: dict[tuple[str, str], set[str]] = {}
+        for cell in self._ascending:
+            self._tiers.setdefault((cell.part, cell.model), set()).add(cell.tier)
+        self._zoned = {(cell.part, cell.model, cell.tier) for cell in self._ascending if cell.zone}
 
     @staticmethod
     @cache
@@ -100,31 +139,60 @@ class PriceBook:
         folder = files("upeti.providers") / "facts" / "prices"
         sources = [file for file in folder.iterdir() if file.name.endswith(".toml")]
         sources.sort(key=lambda file: file.name)
-        return PriceBook(row for file in sources for row in _read(file, file.name))
+        return PriceBook(row for file in sources for row in _read(file, file.name)[0])
 
     @classmethod
     def load(cls, paths: Iterable[Path | str] = ()) -> PriceBook:
         """Return the shipped book with the rows of ``paths`` after it. Raises ``ConfigError``."""
-        rows = list(cls.shipped().rows)
+        shipped = cls.shipped()
+        rows, capacity = list(shipped.rows), list(shipped.capacity)
         for path in paths:
-            rows += _read(Path(path), str(path))
-        return cls(rows)
+            more, hours = _read(Path(path), str(path))
+            rows += more
+            capacity += hours
+        return cls(rows, capacity)
+
+    @classmethod
+    def of_file(cls, path: Path | str) -> PriceBook:
+        """Return the rows of one file alone. Raises ``ConfigError``."""
+        return cls(*_read(Path(path), str(path)))
 
     def parts(self) -> list[str]:
-        return sorted({part for part, _ in self._ascending})
+        return sorted({cell.part for cell in self._ascending})
 
     def models(self, part: str) -> list[str]:
         """Return the names that a part prices; ``*`` stands for every other name."""
-        return sorted(model for at, model in self._ascending if at == part)
+        return sorted(model for at, model in self._tiers if at == part)
 
-    def prices(self, part: str, model: str) -> tuple[Price, ...]:
-        """Return a model's prices, ascending by date; () when the book does not know it."""
-        return tuple(row.price for row in self._rows_of(part, model))
+    def cells(self) -> list[Cell]:
+        """Return everything that has a price of its own, sorted."""
+        return sorted(self._ascending)
+
+    def prices(self, part: str, model: str, tier: str = "", zone: str = ANY_ZONE) -> tuple[Price, ...]:
+        """Return a model's prices at one tier, ascending by date; () when the book does not know it."""
+        return tuple(row.price for row in self.rows_of(part, model, tier, zone))
+
+    def all_tiers(self, part: str, model: str, zone: str = ANY_ZONE) -> tuple[Price, ...]:
+        """Return a model's prices at every tier, ascending by date within each."""
+        tiers = self._tiers.get((part, model), set()) | self._tiers.get((part, ANY_MODEL), set())
+        return tuple(price for tier in sorted(tiers) for price in self.prices(part, model, tier, zone))
+
+    def rows_of(self, part: str, model: str, tier: str = "", zone: str = ANY_ZONE) -> tuple[Row, ...]:
+        """Return a model's rows at one tier, ascending by date: its own, else those of ``*``."""
+        for name in (model, ANY_MODEL):
+            if tier in self._tiers.get((part, name), ()):
+                at = zone if (part, name, tier) in self._zoned else ANY_ZONE
+                return self._ascending.get(Cell(part, name, tier, at), ())
+        return ()
+
+    def as_of(self, day: datetime.date, part: str, model: str, tier: str = "", zone: str = ANY_ZONE) -> Row | None:
+        """Return the row in force on a UTC day."""
+        return next((row for row in reversed(self.rows_of(part, model, tier, zone)) if row.effective <= day), None)
 
     def facts(self, part: str, model: str) -> ModelFacts:
         """Return what is known of a model: each fact from the newest row that states it."""
         context_tokens = output_tokens_max = None
-        for row in self._rows_of(part, model):
+        for row in self.rows_of(part, model):
             context_tokens = row.facts.context_tokens or context_tokens
             output_tokens_max = row.facts.output_tokens_max or output_tokens_max
         return ModelFacts(context_tokens, output_tokens_max)
@@ -133,19 +201,16 @@ class PriceBook:
         """Return the row that a bill names."""
         return next((row for row in self.rows if row.price.id == price_id), None)
 
-    def _rows_of(self, part: str, model: str) -> tuple[Row, ...]:
-        named = self._ascending.get((part, model))
-        return self._ascending.get((part, ANY_MODEL), ()) if named is None else named
 
-
-def _read(source: Path | Traversable, name: str) -> list[Row]:
-    head, dated_rows = rows_of(name, read_bytes(source), "price", _Head, _RowFields)
-    first_at: dict[tuple[str, datetime.date], int] = {}
+def _read(source: Path | Traversable, name: str) -> tuple[list[Row], list[Capacity]]:
+    text, document, (prices, capacity) = split_tables(name, read_bytes(source), "price", "capacity")
+    head = head_of(name, document, _Head)
+    first_at: dict[tuple[str, str, str, datetime.date], int] = {}
     rows = []
-    for dated in dated_rows:
+    for dated in typed_rows(name, text, "price", prices, _RowFields):
         fields = dated.values
         for model in fields.models:
-            earlier = first_at.setdefault((model, fields.effective), dated.line)
+            earlier = first_at.setdefault((model, fields.tier, fields.zone, fields.effective), dated.line)
             if earlier != dated.line or fields.models.count(model) > 1:
                 raise dated.error(
                     f"{model} has a price from {fields.effective} in line {earlier} already; "
@@ -154,7 +219,8 @@ def _read(source: Path | Traversable, name: str) -> list[Row]:
         if ANY_MODEL in fields.models and len(fields.models) > 1:
             raise dated.error(f'"{ANY_MODEL}" stands for every other model; give it a row of its own')
         rows.append(_row(head.part, dated))
-    return rows
+    hours = typed_rows(name, text, "capacity", capacity, CapacityFields)
+    return rows, [capacity_of(head.part, one) for one in hours]
 
 
 def _row(part: str, dated: DatedRow[_RowFields]) -> Row:
@@ -179,6 +245,8 @@ def _row(part: str, dated: DatedRow[_RowFields]) -> Row:
         per_call_pico=parse_pico(fields.per_call),
         source=fields.source,
         remark=fields.remark,
+        tier=fields.tier,
+        zone=fields.zone,
     )
     facts = ModelFacts(fields.context_tokens, fields.output_tokens_max)
     return Row(part, fields.models, price, fields.effective, fields.source_date, facts, dated.file, dated.line)
@@ -204,8 +272,11 @@ def _cells(dated: DatedRow[_RowFields], per_million: dict[str, str]) -> dict[str
 
 
 def _row_id(part: str, fields: _RowFields, cells: dict[str, int], cliffs: list[Cliff]) -> str:
-    """Hash what the row says, not how it is written: 2.5 and 2.50 are one price."""
-    content = {
+    """Hash what the row says, not how it is written: 2.5 and 2.50 are one price.
+
+    What came later and is empty is left out, so that older rows keep the ids that bills name.
+    """
+    content: dict[str, Any] = {
         "part": part,
         "models": sorted(fields.models),
         "from": fields.effective,
@@ -219,4 +290,5 @@ def _row_id(part: str, fields: _RowFields, cells: dict[str, int], cliffs: list[C
         "source_date": fields.source_date,
         "remark": fields.remark,
     }
+    content |= {name: text for name, text in (("tier", fields.tier), ("zone", fields.zone)) if text}
     return hashlib.sha256(msgspec.json.encode(content, order="sorted")).hexdigest()[:16]

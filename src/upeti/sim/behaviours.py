@@ -39,6 +39,12 @@ WORDS: Final[dict[str, str]] = {
     "nousage": "no usage in the answer",
     "usageeach": "usage so far in every event of a stream",
     "trap": "the answer's text looks like usage and like the end of a stream",
+    # what is said about the service tier; else the one that was asked for
+    "aspriority": "served at the priority tier, whatever was asked for",
+    "asflex": "served at the flex tier",
+    "asstandard": "served at the standard tier",
+    "notier": "the answer does not say its tier",
+    "spillover": "a provisioned deployment was full: the standard one took the call over (Azure)",
     # what goes wrong
     "err": "errN: an error answer of status N in the wire's shape (429 with retry-after)",
     "quota": "429 insufficient_quota",

@@ -115,6 +115,8 @@ def _head(answer: Answer, behaviour: Behaviour, length: int | None) -> tuple[byt
     ]
     if "gzip" in behaviour:
         headers.append(("content-encoding", "gzip"))
+    if "spillover" in behaviour:
+        headers.append(("x-ms-spillover-from-deployment", "provisioned-sim"))
     return head_bytes(answer.status, [*headers, *answer.headers], version=version), chunked
 
 

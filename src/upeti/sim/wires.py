@@ -31,6 +31,23 @@ class Call:
         options = self.asked.get("stream_options")
         return isinstance(options, dict) and options.get("include_usage") is True
 
+    @property
+    def tier(self) -> dict[str, str]:
+        """The field that says at which tier the call was served, if the answer has one."""
+        asked = self.asked.get("service_tier")
+        for word in ("priority", "flex", "standard"):
+            if f"as{word}" in self.behaviour:
+                asked = word
+        if not isinstance(asked, str) or "notier" in self.behaviour:
+            return {}
+        return {"service_tier": {"standard": "default", "auto": "default", "fast": "priority"}.get(asked, asked)}
+
+    @property
+    def anthropic_tier(self) -> dict[str, str]:
+        speed = self.asked.get("speed")
+        named = {"speed": speed} if isinstance(speed, str) else {}
+        return {**named, "service_tier": self.tier.get("service_tier", "default").replace("default", "standard")}
+
     def tokens(self) -> Iterator[str]:
         """The text in pieces, one for each output token of all choices; what is extra comes first."""
         for index in range(self.usage.output):
@@ -93,6 +110,7 @@ def chat_completions(call: Call) -> Answer:
         "created": CREATED_S,
         "model": call.model,
         "choices": choices,
+        **call.tier,
     }
     return _plain(call, body, call.usage.chat())
 
@@ -145,6 +163,7 @@ def _chat_stream(call: Call, kind: str, content: Callable[[str, bool], dict[str,
             "created": CREATED_S,
             "model": call.model,
             "choices": choices,
+            **({} if usage is not None else call.tier),  # not beside the usage: a reader must have seen it before
         }
         if usage is not None:
             body["usage"] = usage.chat()
@@ -182,6 +201,7 @@ def _response(call: Call, status: str, output: list[dict[str, Any]], usage: dict
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
+        **({"service_tier": "auto"} if status == "in_progress" else call.tier),
         "usage": usage,
         "x_sim": UNKNOWN_FIELD,
     }
@@ -243,7 +263,7 @@ def embeddings(call: Call) -> Answer:
 
 def messages(call: Call) -> Answer:
     body = _anthropic_message(call, [{"type": "text", "text": call.text()}], "end_turn", None)
-    return _plain(call, body, call.usage.anthropic(), split_reasoning=False)
+    return _plain(call, body, {**call.usage.anthropic(), **call.anthropic_tier}, split_reasoning=False)
 
 
 def _anthropic_message(
@@ -267,7 +287,9 @@ def messages_stream(call: Call) -> Answer:
     """Anthropic's deltas are cumulative: each report replaces the one before."""
     out = _Events(call, split_reasoning=False)
     shows = call.shows_usage()
-    first = call.usage.upto(min(1, call.usage.output)).anthropic() if shows else None
+    first = None
+    if shows:
+        first = {**call.usage.upto(min(1, call.usage.output)).anthropic(), **call.anthropic_tier}
     out.add({"type": "message_start", "message": _anthropic_message(call, [], None, first)}, "message_start")
     block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
     out.add(block, "content_block_start")

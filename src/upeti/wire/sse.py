@@ -9,32 +9,29 @@ JSON escapes quotes inside strings, so the marks below never match text that a m
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar
 
 import msgspec
 
 from upeti.core.meters import Meters
-from upeti.wire.usage import Usage, anthropic_meters, merge, openai_meters
+from upeti.wire.tiers import reported_tier
+from upeti.wire.usage import Metered, Usage, anthropic_meters, merge, openai_meters
 
 # An event longer than this is passed on unread: usage events are under 2 KB, the largest content events
 # (a whole response object, an image) are megabytes.
 EVENT_BYTES_MAX = 8 * 1024 * 1024
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(Metered):
     """A chunk of a chat completion (or completion) stream."""
 
     choices: list[msgspec.Raw] | None = None
-    usage: Usage | None = None
-
-
-class _Body(msgspec.Struct):
-    usage: Usage | None = None
 
 
 class _ResponseEvent(msgspec.Struct):
     type: str = ""
-    response: _Body | None = None
+    response: Metered | None = None
 
 
 class _Stop(msgspec.Struct):
@@ -42,7 +39,7 @@ class _Stop(msgspec.Struct):
 
 
 class _MessageEvent(msgspec.Struct):
-    message: _Body | None = None
+    message: Metered | None = None
     delta: _Stop | None = None
     usage: Usage | None = None
 
@@ -52,6 +49,7 @@ _response_event = msgspec.json.Decoder(_ResponseEvent)
 _message_event = msgspec.json.Decoder(_MessageEvent)
 
 _USAGE = b'"usage"'
+_TIER = re.compile(rb'"service_tier"\s*:\s*"([a-z_]{1,32})"')
 _END_BYTES_MAX = 256
 _LINE_READS_MAX = 32  # then a long event is put together as far as it is there, and its length looked at
 _RESPONSE_EVENT = b"event: response."
@@ -63,12 +61,14 @@ _T = TypeVar("_T")
 class EventStream:
     """One stream, of one wire. Subclasses say what its events mean."""
 
-    __slots__ = ("_held", "_line", "_partial", "exact", "usage")
+    __slots__ = ("_held", "_line", "_partial", "_tier", "exact", "seek_tier", "usage")
 
     end_mark = b""  # how the event that ends the stream begins
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
+        self.seek_tier = False  # whether to look for the tier in every chunk; else it is read beside the usage
+        self._tier: str | None = None
         self.exact = False  # whether the usage read is the final one, even if the stream should be cut now
         self._partial = b""  # of an event that is not whole yet
         self._line: list[bytes] = []  # the reads since, while they are parts of one long line
@@ -84,6 +84,8 @@ class EventStream:
         if self._held is not None:
             self._held.append(data)
             return b""
+        if self.seek_tier:
+            self._find_tier(data)
         if self._partial:
             if b"\n" not in data and len(self._line) < _LINE_READS_MAX:
                 self._line.append(data)  # put together once, when the line's end is there
@@ -121,6 +123,17 @@ class EventStream:
         """What the stream said it used so far, or None when it did not say."""
         return openai_meters(self.usage) if self.usage is not None else None
 
+    def tier(self) -> str | None:
+        """The service tier that the stream says it is served at; None when it did not say."""
+        told = self.usage.tier if self.usage is not None else None
+        return self._tier if told is None else told
+
+    def _find_tier(self, data: bytes) -> None:
+        found = _TIER.search(data)
+        if found is not None:
+            self._tier = reported_tier(found[1].decode(), None)
+            self.seek_tier = self._tier is None
+
     def _end_from(self, data: bytes) -> int:
         """Return where the event that ends the stream begins, -1 when it is not in ``data``."""
         # The events that end chat and message streams are short, and nothing follows them.
@@ -155,7 +168,7 @@ class ChatStream(EventStream):
         chunk = _decode_line(_chunk, data, at)
         if chunk is None or chunk.usage is None:
             return data
-        self.usage = chunk.usage
+        self.usage = chunk.used()
         self.exact = not chunk.choices
         if self._strip and self.exact:
             start, end = _event_around(data, at)
@@ -184,7 +197,7 @@ class ResponseStream(EventStream):
             at = data.rfind(_USAGE, 0, at)
         event = _decode_line(_response_event, data, at) if at >= 0 else None
         if event is not None and event.type in _RESPONSE_ENDS and event.response is not None:
-            self.usage = event.response.usage
+            self.usage = event.response.used()
             self.exact = self.usage is not None
             self._end = _event_around(data, at)[0]
         return data

@@ -11,6 +11,7 @@ import msgspec
 
 from upeti.core import meters as m
 from upeti.core.meters import Meters
+from upeti.wire.tiers import reported_tier
 
 
 class CacheWriteDetails(msgspec.Struct):
@@ -50,22 +51,38 @@ class Usage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
     cache_creation: CacheCreation | None = None
     seconds: float | None = None  # audio transcription billed by time
+    service_tier: str | None = None  # Anthropic's is here; OpenAI's stands beside the usage and is put here
+    speed: str | None = None  # Anthropic's
+
+    @property
+    def tier(self) -> str | None:
+        """The service tier that the answer says it was served at; None when it does not say."""
+        return reported_tier(self.service_tier, self.speed)
 
 
-class _Answer(msgspec.Struct):
+class Metered(msgspec.Struct):
+    """The part of an answer, or of a stream's event, that says what it used, and at which tier."""
+
     usage: Usage | None = None
+    service_tier: str | None = None
+
+    def used(self) -> Usage | None:
+        """Return the usage with the tier that stands beside it."""
+        if self.usage is not None and self.service_tier is not None:
+            self.usage.service_tier = self.service_tier
+        return self.usage
 
 
 # No attempt counts four billion of anything: such a report is garbage, and its cost would not fit a record.
 _QUANTITY_MAX = 1 << 32
 
-_answer = msgspec.json.Decoder(_Answer)
+_answer = msgspec.json.Decoder(Metered)
 
 
 def usage_of_answer(body: bytes) -> Usage | None:
     """Return the usage object of a plain JSON answer, or None when there is none that can be read."""
     try:
-        return _answer.decode(body).usage
+        return _answer.decode(body).used()
     except (msgspec.MsgspecError, RecursionError):
         return None
 
