@@ -44,6 +44,7 @@ COMMANDS: Final = {
         "calls",
         "List attempts, newest first: who called, what answered, how it ended, what it cost.",
     ),
+    "focus": Command("upeti.cli.focus", "focus_app", "Export what was spent as FOCUS 1.4, or check such a file."),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

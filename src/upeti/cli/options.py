@@ -79,6 +79,15 @@ def rates_file_of(config: Path | None) -> Path | None:
     return path.parent / name if name else None
 
 
+def channels_of(config: Path | None) -> list[tuple[str, str, str]]:
+    """Return name, kind and base URL of the channels that the configuration has now. Raises ``ConfigError``."""
+    if config is None and not Path(CONFIG_FILE).is_file():
+        return []
+    _, values = _read(config)
+    channels = [one for one in values.get("channel", []) if isinstance(one, dict)]
+    return [tuple(str(one.get(name, "")) for name in ("name", "kind", "base_url")) for one in channels]  # type: ignore[misc]
+
+
 def _read(config: Path | None) -> tuple[Path, dict[str, Any]]:
     path = config or Path(CONFIG_FILE)
     try:
