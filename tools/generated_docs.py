@@ -2,6 +2,7 @@
 
 - docs/commands.md: every command with its options, from the command line's own definitions
 - docs/errors.md: every error code that a client can meet, from the places that raise it
+- docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
 - docs/architecture.md: the table of endings, between its two comments
 """
 
@@ -16,6 +17,8 @@ import typer.main
 from upeti.cli.main import build
 from upeti.core import errors
 from upeti.gateway.holds import ENDINGS, Ended, Rule
+from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
+from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -110,7 +113,38 @@ def architecture() -> str:
     return f"{head}{begin}{comment}{arrow}{table}\n{end}{tail}"
 
 
-PAGES = {"commands.md": commands, "errors.md": error_page, "architecture.md": architecture}
+def focus_reference() -> str:
+    lines = [
+        f"# Columns and rules of FOCUS {FOCUS_VERSION}",
+        "",
+        "Generated from the code by `make docs`: the tables that [`upeti focus`](focus.md) exports and checks by.",
+    ]
+    for dataset, columns in COLUMNS.items():
+        lines += [
+            "",
+            f"## {dataset}",
+            "",
+            "| column | kind | level | null | since | in Upeti's export |",
+            "|---|---|---|---|---|---|",
+        ]
+        for one in columns:
+            null = "yes" if one.nullable else "no"
+            lines.append(f"| `{one.name}` | {one.kind} | {one.level} | {null} | {one.since} | {one.what} |")
+    lines += ["", "## Rules", "", "| rule | what it asks | cure |", "|---|---|---|"]
+    rules = {rule.id: rule for rule in (*FILE_RULES.values(), *VALUE_RULES.values())}
+    rules |= {one.rule.id: one.rule for row_rules in ROW_RULES.values() for one in row_rules}
+    for rule in rules.values():
+        asks = rule.asks if rule.severity == "error" else f"{rule.asks} (a warning)"
+        lines.append(f"| `{rule.id}` | {asks} | {rule.cure} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "commands.md": commands,
+    "errors.md": error_page,
+    "focus-reference.md": focus_reference,
+    "architecture.md": architecture,
+}
 
 
 def main() -> int:

@@ -57,7 +57,7 @@ def every_sort() -> list[UsageRow]:
         row(outcome="voided", price_id="", attempts=1, meters={}, cost_pico=0),
         row(outcome="corrected", attempts=0, calls=0, meters={"input": -7}, cost_pico=-7 * 400_000),
         row(outcome="corrected", attempts=0, calls=0, meters={}, price_id="", cost_pico=-1_000_000_000_001),
-        row(day=datetime.date(2026, 10, 31), tenant="", currency="IDR", price_id="", cost_pico=322 * 10**21 + 1),
+        row(day=datetime.date(2026, 10, 31), tenant="globex", currency="IDR", price_id="", cost_pico=322 * 10**21 + 1),
     ]
 
 

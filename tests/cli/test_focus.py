@@ -1,0 +1,103 @@
+"""`upeti focus`: what the books hold, as files that the checker takes; what is wrong in a file is said with the cure."""
+
+from __future__ import annotations
+
+import csv
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from support.focus_rows import PRICE, every_sort
+from upeti.cli.main import main
+from upeti.control.books import Books
+from upeti.control.store import Store
+from upeti.core.amount import decimal_text
+from upeti.money.ledger import Batch, BatchKind
+
+CONFIG = """
+data_dir = "data"
+
+[[channel]]
+name = "openai"
+kind = "azure"
+base_url = "https://acme.openai.azure.com"
+"""
+
+
+def run(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["focus", *map(str, arguments)])
+    return int(ended.value.code or 0)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A state with usage of every sort."""
+    path = tmp_path / "upeti.toml"
+    path.write_text(CONFIG)
+    store = Store(tmp_path / "data")
+    books = Books(store)
+    books.keep_prices([PRICE], 0)
+    batch = Batch(number=0, kind=BatchKind.USAGE, at_ns=0, period="2026-11", instance="w0-1", segment=0)
+    assert books.append(batch, every_sort()) is not None
+    store.close()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json"])
+def test_an_export_passes_the_check(
+    config: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"november.{kind}"
+    assert run("export", "-o", file, "--config", config) == 0
+    printed = capsys.readouterr()
+    assert "11 rows" in printed.out
+    assert "5 attempts have no price" in printed.err
+    assert run("check", file) == 0
+    assert "0 errors, 0 warnings" in capsys.readouterr().out
+
+
+def test_the_sum_is_the_usage_to_the_last_digit(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "november.csv"
+    assert run("export", "--from", "2026-11-01", "--to", "2026-11-30", "-o", file, "-c", config) == 0
+    with file.open() as opened:
+        rows = list(csv.DictReader(opened))
+    assert {row["BillingCurrency"] for row in rows} == {"USD"}  # October is left out
+    expected = sum(row.cost_pico for row in every_sort() if row.currency == "USD")
+    assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(decimal_text(expected))
+    assert {row["ServiceProviderName"] for row in rows} == {"Microsoft"}
+
+
+def test_a_tenant_alone(config: Path, tmp_path: Path) -> None:
+    file = tmp_path / "acme.json"
+    assert run("export", "--tenant", "nobody", "-o", file, "-c", config) == 0
+    assert json.loads(file.read_text()) == []
+
+
+def test_what_breaks_a_rule_is_shown_and_ends_with_1(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "november.csv"
+    run("export", "-o", file, "-c", config)
+    file.write_text(file.read_text().replace("Usage-Based", "Sometimes"))
+    capsys.readouterr()
+    assert run("check", file) == 1
+    printed = capsys.readouterr().out
+    assert "value.allowed" in printed
+    assert "it breaks FOCUS 1.4" in printed
+    assert run("check", file, "--json") == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["counts"] == {"value.allowed": 11}
+    assert verdict["findings"][0]["column"] == "ChargeFrequency"
+
+
+def test_errors_name_the_cure(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("export", "-o", tmp_path / "november", "-c", config) == 2
+    assert "give --format" in capsys.readouterr().err
+    assert run("export", "-o", tmp_path / "no" / "november.csv", "-c", config) == 2
+    assert "name another file" in capsys.readouterr().err
+    assert run("check", tmp_path / "none.csv") == 2
+    assert "upeti focus export" in capsys.readouterr().err
+    assert run("export", "--format", "csv", "-o", tmp_path / "november", "-c", config) == 0
