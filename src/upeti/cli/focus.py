@@ -38,16 +38,13 @@ def export_command(
         datetime.datetime | None,
         typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
     ] = None,
-    dataset: Annotated[
-        Dataset, typer.Option(help="What we pay, by day and meter; or what we invoiced, by line.")
-    ] = Dataset.COST_AND_USAGE,
     file_format: Annotated[
         files.Format | None, typer.Option("--format", help="Without it the file's name says.", show_default=False)
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write costs, or the lines of issued invoices, as FOCUS 1.4.
+    """Write what was spent as FOCUS 1.4 CostAndUsage.
 
     The sum of BilledCost is the sum of the bill, to the last digit.
     """
@@ -59,9 +56,9 @@ def export_command(
         try:
             books = Books(store)
             first, last = (day.date() if day else None for day in (first_day, last_day))
-            rows = _Counted(_rows(books, dataset, _parties(config), first, last, tenant))
+            rows = _Counted(_rows(books, _parties(config), first, last, tenant))
             try:
-                files.write(output, dataset, kind, rows)
+                files.write(output, Dataset.COST_AND_USAGE, kind, rows)
             except OSError as error:
                 raise files.FocusFileError(
                     f"{output} cannot be written: {error.strerror}; name another file"
@@ -71,7 +68,7 @@ def export_command(
             store.close()
     sums = ", ".join(f"{decimal_text(pico)} {currency}" for currency, pico in sorted(rows.sums.items()))
     typer.echo(f"{output}: {rows.count:,} rows, BilledCost {sums or '0'}")
-    if unpriced and dataset is Dataset.COST_AND_USAGE:
+    if unpriced:
         typer.echo(
             f"upeti: {unpriced:,} attempts have no price: owed, but not in the file. Add the price to a price file.",
             err=True,
@@ -123,7 +120,6 @@ class _Counted:
 
 def _rows(
     books: Books,
-    dataset: Dataset,
     parties: Parties,
     first: datetime.date | None,
     last: datetime.date | None,
