@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "init": Command("upeti.cli.init", "init", "Write a commented configuration file."),
     "check": Command("upeti.cli.check", "check", "Check the configuration; say what is wrong, with line and cure."),
     "serve": Command("upeti.cli.serve", "serve", "Start Upeti: workers, keeper and embedded providers."),
+    "nodes": Command("upeti.cli.nodes", "nodes_app", "Show the gateway nodes that share a state; forget a lost one."),
     "keys": Command("upeti.cli.keys", "keys_app", "Make, list and revoke client keys."),
     "secrets": Command("upeti.cli.secrets", "secrets_app", "Store provider secrets, encrypted."),
     "bill": Command(

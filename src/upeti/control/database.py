@@ -24,6 +24,8 @@ URL_VARIABLE: Final = "UPETI_STATE_URL"  # tells a job of the keeper where the s
 
 # Writers hold the lock for milliseconds; a wait this long means that one of them hangs.
 _BUSY_MS: Final = 10_000
+# A keeper that was stopped within a transaction loses it before who waits for its locks gives up.
+_HANG_MS: Final = 5_000
 _CONNECT_S: Final = 5
 # A network that swallows packets is noticed within about ten seconds (PostgreSQL documentation, 34.1.2).
 _KEEPALIVE: Final[dict[str, int]] = {
@@ -119,7 +121,7 @@ def _password(place: str) -> str:
 
 
 def _postgresql(url: URL) -> Engine:
-    timeouts = f"-c lock_timeout={_BUSY_MS} -c idle_in_transaction_session_timeout={_BUSY_MS} -c synchronous_commit=on"
+    timeouts = f"-c lock_timeout={_BUSY_MS} -c idle_in_transaction_session_timeout={_HANG_MS} -c synchronous_commit=on"
     arguments: dict[str, Any] = {"connect_timeout": _CONNECT_S, "options": timeouts, **_KEEPALIVE}
     try:
         # A query of one transaction sees one moment, as it does in SQLite; the ping makes good a connection that was

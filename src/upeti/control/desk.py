@@ -2,9 +2,9 @@
 
 Rules: words that come while a transaction is under way wait for it together and make the next one; nothing
 is told before it is durable. A budget whose rest is too small for an ask is recalled from who has a lease
-on it; the ask waits for their answers, but not for long, and is then given what there is, be it nothing. A
-grant goes out on the connection that the ask came on or not at all: a worker that has connected again has said
-what it has, and what was granted beyond that is taken back.
+on it, workers of other nodes included; the ask waits for their answers, but not for long, and is then given
+what there is, be it nothing. A grant goes out on the connection that the ask came on or not at all: a worker
+that has connected again has said what it has, and what was granted beyond that is taken back.
 When the state cannot be written nobody is refused for want of money: the connections of those who ask are
 cut, and they say that the keeper cannot be reached.
 """
@@ -23,6 +23,10 @@ from upeti.gateway.keeper_link import KeeperWord, LeaseGrant, LeaseRecall
 
 # A recalled worker answers within a turn of its loop; one that does not is stuck, and who asks must not be.
 RECALL_WAIT_S: Final = 0.2
+# Another node answers within some milliseconds (docs/decisions/0006). It is asked again meanwhile, for a word may be lost
+# with its connection; a worker's call waits for 3 seconds at most.
+NODE_WAIT_S: Final = 1.2
+_NODE: Final = "@"  # begins the name of a node among those of workers, which have no such sign
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -32,13 +36,16 @@ class Line(msgspec.Struct, frozen=True):
     is_current: Callable[[str, int], bool]  # whether an instance is connected by the link of that number
     send: Callable[[str, KeeperWord], None]
     cut: Callable[[str], None]
+    recall_node: Callable[[str, str], None] = lambda node, budget: None
+    tell_freed: Callable[[str, bool], None] = lambda budget, every: None  # to the nodes that wait for it
 
 
 class _Waiting(msgspec.Struct, eq=False):
     """An ask that waits for others to give back."""
 
     ask: Ask
-    awaited: set[str]
+    awaited: set[str]  # workers of this node, and other nodes
+    until_s: float  # loop time
     timer: asyncio.TimerHandle | None = None
     late: bool = False
     queued: bool = False  # in the inbox or in a transaction; looked at again when that is done
@@ -57,6 +64,8 @@ class Desk:
         self._on_failure = on_failure
         self._inbox: list[tuple[Word, _Waiting | None]] = []
         self._waiting: dict[str, list[_Waiting]] = {}
+        self._for_nodes: dict[str, set[str]] = {}  # budget that another node waits for → workers that have not answered
+        self._came_back: set[str] = set()  # of these budgets, by the transaction that was just made
         self._filled = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -76,10 +85,33 @@ class Desk:
             elif instance in waiting.awaited:
                 waiting.awaited.discard(instance)
                 self._look_again(waiting)
+        for budget in list(self._for_nodes):
+            self._answered(budget, instance)
+        self._tell_nodes()
 
     def freed(self) -> None:
         """Something came back to some budgets: look again at every ask that waits."""
         for waiting in self._all_waiting():
+            self._look_again(waiting)
+        self._came_back |= self._for_nodes.keys()
+        self._tell_nodes()
+
+    def recalled_by_node(self, budget: str) -> None:
+        """Another node needs it: have this node's workers give back what they do not hold."""
+        asked = self._for_nodes.get(budget, set())
+        workers = set(self._line.connected())
+        self._for_nodes[budget] = workers
+        for name in workers - asked:
+            self._line.send(name, LeaseRecall(budget))
+        if not workers:
+            self._came_back.add(budget)
+            self._tell_nodes()
+
+    def node_freed(self, node: str, budget: str, *, every: bool) -> None:
+        """Another node's workers gave back; ``every``: there is no more to come from them."""
+        for waiting in list(self._waiting.get(budget, ())):
+            if every:
+                waiting.awaited.discard(_NODE + node)
             self._look_again(waiting)
 
     async def run(self) -> None:
@@ -100,6 +132,7 @@ class Desk:
             else:
                 for (word, waiting), answer in zip(taken, answers, strict=True):
                     self._answer(word, waiting, answer)
+                self._tell_nodes()
             if not self._inbox:
                 self._idle.set()
 
@@ -119,7 +152,7 @@ class Desk:
         if isinstance(word, Ask) and isinstance(answer, Granted):
             if waiting is not None:
                 waiting.queued = False
-            if not answer.holders:
+            if not answer.holders and not answer.nodes:
                 self._grant(word, waiting, answer)
             elif waiting is None:
                 self._wait(word, answer)
@@ -133,6 +166,8 @@ class Desk:
                     each.awaited.discard(word.instance)
                 if word.amount_pico or not each.awaited:
                     self._look_again(each)
+            if word.recalled:
+                self._answered(word.budget, word.instance, freed=word.amount_pico > 0)
 
     def _grant(self, ask: Ask, waiting: _Waiting | None, granted: Granted) -> None:
         if waiting is not None:
@@ -150,17 +185,48 @@ class Desk:
     def _wait(self, ask: Ask, answer: Granted) -> None:
         others = self._waiting.setdefault(ask.budget, [])
         recalled = {name for other in others for name in other.awaited}
-        waiting = _Waiting(ask, set(answer.holders) & set(self._line.connected()))
+        awaited = {*answer.holders} & {*self._line.connected()} | {_NODE + node for node in answer.nodes}
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(ask, awaited, loop.time() + (NODE_WAIT_S if answer.nodes else RECALL_WAIT_S))
         others.append(waiting)
-        waiting.timer = asyncio.get_running_loop().call_later(RECALL_WAIT_S, self._expire, waiting)
-        for name in waiting.awaited - recalled:
-            self._line.send(name, LeaseRecall(ask.budget))
+        waiting.timer = loop.call_later(RECALL_WAIT_S, self._expire, waiting)
+        self._recall(ask.budget, awaited - recalled)
         if waiting.final:
             self._look_again(waiting)
 
+    def _recall(self, budget: str, names: Collection[str]) -> None:
+        for name in names:
+            if name.startswith(_NODE):
+                self._line.recall_node(name.removeprefix(_NODE), budget)
+            else:
+                self._line.send(name, LeaseRecall(budget))
+
     def _expire(self, waiting: _Waiting) -> None:
+        """This node's workers have had their time; other nodes are asked again until theirs has passed, too."""
+        loop = asyncio.get_running_loop()
+        waiting.awaited = {name for name in waiting.awaited if name.startswith(_NODE)}
+        if waiting.awaited and loop.time() < waiting.until_s:
+            self._recall(waiting.ask.budget, waiting.awaited)
+            waiting.timer = loop.call_later(RECALL_WAIT_S, self._expire, waiting)
+            return
         waiting.late = True
         self._look_again(waiting)
+
+    def _answered(self, budget: str, instance: str, *, freed: bool = False) -> None:
+        """A worker has answered a recall that another node waits for, or cannot any more."""
+        workers = self._for_nodes.get(budget)
+        if workers is not None and instance in workers:
+            workers.discard(instance)
+            if freed or not workers:
+                self._came_back.add(budget)
+
+    def _tell_nodes(self) -> None:
+        for budget in self._came_back:
+            every = not self._for_nodes.get(budget)
+            if every:
+                self._for_nodes.pop(budget, None)
+            self._line.tell_freed(budget, every)
+        self._came_back.clear()
 
     def _look_again(self, waiting: _Waiting) -> None:
         """Queue an ask that waits; for the last time when there is nobody left to wait for."""

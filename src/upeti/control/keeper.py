@@ -28,11 +28,12 @@ from upeti import __version__
 from upeti.control import child, config_file
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
-from upeti.control.desk import Desk
+from upeti.control.desk import Desk, Line
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics
 from upeti.control.nodes import BEAT_S, Nodes
+from upeti.control.peers import PeerLine
 from upeti.control.places import Places, TakenError
 from upeti.control.ports import hold
 from upeti.control.recovery import Recovery
@@ -87,7 +88,8 @@ class Keeper:
         self.metrics = Metrics()
         self.metrics.own = self._samples
         self.links = Links(self.metrics, self.log, lambda: self.snapshots.version)
-        self.desk = Desk(self.ledger, self.links.line(), self._ledger_failed)
+        self.peers = PeerLine(self.store.url, self.node.name, self.log) if self.store.url else None
+        self.desk = Desk(self.ledger, self._line(), self._ledger_failed)
         self.links.desk = self.desk
         self.links.on_lost = self._link_lost
         self.recovery = Recovery(self.places.data_dir, self.ledger, self.instance, time.time_ns)
@@ -110,7 +112,8 @@ class Keeper:
         control = hold(self.placement.control_host, self.placement.control_port, "[control] port", ours=self._held)
         host, port = control.getsockname()[:2]
         self.places.control_address.write_text(f"{host}:{port}\n")
-        await asyncio.to_thread(self.nodes.register, self.node, f"{host}:{port}")
+        if self.peers is not None:
+            await asyncio.to_thread(self.nodes.register, self.node, f"{host}:{port}")
         await asyncio.to_thread(self.snapshots.first, resume=self._resume)
         # Before anyone asks: what dead workers had leased may be all that is left. A long journal takes
         # longer than anyone should wait; then it goes on beside the asks.
@@ -118,8 +121,9 @@ class Keeper:
         await self.links.listen(self.places.socket)
         for work in (self.desk.run(), self._watch(), self._reap_dead(), self._take_strangers(), self._project()):
             self._start(work)
-        if self.store.url:
+        if self.peers is not None:
             self._start(self._beat())
+            self._start(self.peers.run())
         server = await asyncio.to_thread(_control_server, self)
         self._start(server.serve(sockets=[control]))
         self.log.info("ready", "the keeper serves", control=f"{host}:{port}", snapshot=self.snapshots.version)
@@ -243,6 +247,16 @@ class Keeper:
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------
+
+    def _line(self) -> Line:
+        """Return how the desk reaches workers and other nodes."""
+        line, peers = self.links.line(), self.peers
+        if peers is None:
+            return line
+        peers.on_recall = lambda budget: self.desk.recalled_by_node(budget)
+        peers.on_freed = lambda word: self.desk.node_freed(word.sender, word.budget, every=word.all)
+        tell_freed = lambda budget, every: peers.freed(budget, every=every)  # noqa: E731
+        return msgspec.structs.replace(line, recall_node=peers.recall, tell_freed=tell_freed)
 
     async def _beat(self) -> None:
         """Tell the other nodes that this one is there, and learn who they are."""

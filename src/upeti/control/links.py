@@ -41,7 +41,7 @@ class Links:
         self._server: asyncio.Server | None = None
 
     def line(self) -> Line:
-        """Return how a desk reaches the workers."""
+        """Return how a desk reaches the workers; other nodes it does not."""
         return Line(connected=self._links.keys, is_current=self._is_current, send=self.send, cut=self.cut)
 
     async def listen(self, path: Path) -> None:
