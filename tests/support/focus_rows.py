@@ -53,6 +53,7 @@ def every_sort() -> list[UsageRow]:
         row(tier="priority", cliff=1, meters={"input": 300_000}, attempts=1, cost_pico=300_000 * 800_000 + 123),
         row(meters={"audio_seconds": 61}, attempts=1, cost_pico=61 * 7 + 123, wire="transcriptions"),
         row(outcome="estimated", meters={}, attempts=3, unmetered=3, cost_pico=1_234_567_890_123),
+        row(tier="provisioned", price_id="c1", tenant="", attempts=0, calls=0, meters={}, cost_pico=24 * 10**12),
         row(outcome="unpriced", price_id="", attempts=5, cost_pico=0),
         row(outcome="voided", price_id="", attempts=1, meters={}, cost_pico=0),
         row(outcome="corrected", attempts=0, calls=0, meters={"input": -7}, cost_pico=-7 * 400_000),

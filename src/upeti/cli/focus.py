@@ -17,11 +17,10 @@ from upeti.cli.state import open_state
 from upeti.core.amount import decimal_text
 from upeti.money.focus import files
 from upeti.money.focus.columns import Dataset
-from upeti.money.focus.export import Parties, Row, capacity_charges, cost_and_usage, sum_pico
+from upeti.money.focus.export import Parties, Row, cost_and_usage, sum_pico
 from upeti.money.focus.parties import party_of, unknown_party
 
 if TYPE_CHECKING:
-    from upeti.control.books import Books
     from upeti.money.focus.checker import Verdict
 
 focus_app = typer.Typer(help="Export what was spent as FOCUS 1.4, or check such a file.", no_args_is_help=True)
@@ -56,14 +55,15 @@ def export_command(
         try:
             books = Books(store)
             first, last = (day.date() if day else None for day in (first_day, last_day))
-            rows = _Counted(_rows(books, _parties(config), first, last, tenant))
+            usage = books.usage(first, last, tenant)
+            rows = _Counted(cost_and_usage(usage, books.price, _parties(config), books.closed_periods()))
             try:
                 files.write(output, Dataset.COST_AND_USAGE, kind, rows)
             except OSError as error:
                 raise files.FocusFileError(
                     f"{output} cannot be written: {error.strerror}; name another file"
                 ) from error
-            unpriced = sum(row.attempts for row in books.usage(first, last, tenant) if row.outcome == "unpriced")
+            unpriced = sum(row.attempts for row in usage if row.outcome == "unpriced")
         finally:
             store.close()
     sums = ", ".join(f"{decimal_text(pico)} {currency}" for currency, pico in sorted(rows.sums.items()))
@@ -116,19 +116,6 @@ class _Counted:
             for currency, pico in sum_pico([row]).items():
                 self.sums[currency] = self.sums.get(currency, 0) + pico
             yield row
-
-
-def _rows(
-    books: Books,
-    parties: Parties,
-    first: datetime.date | None,
-    last: datetime.date | None,
-    tenant: str | None,
-) -> Iterator[Row]:
-    usage = books.usage(first, last, tenant)
-    yield from cost_and_usage(usage, books.price, parties, books.closed_periods())
-    if tenant is None:
-        yield from capacity_charges(books.batches(), parties, first, last)
 
 
 def _parties(config: Path | None) -> Parties:

@@ -170,7 +170,7 @@ def _dimensions(row: UsageRow) -> str:
 
 
 def _usage_row(row: Any) -> UsageRow:
-    values = msgspec.json.decode(row.dimensions)
+    values = {"tenant": row.tenant, **msgspec.json.decode(row.dimensions)}  # shared capacity has no tenant
     return UsageRow(
         day=datetime.date.fromisoformat(row.day),
         calls=row.calls,

@@ -10,19 +10,18 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.focus_rows import PARTY, PRICE, every_sort, exported, row
+from support.focus_rows import PRICE, every_sort, exported, row
 from upeti.core.amount import decimal_text
 from upeti.money.focus.checker import check
 from upeti.money.focus.columns import COST_AND_USAGE, Dataset
-from upeti.money.focus.export import capacity_charges, sum_pico
-from upeti.money.ledger import Account, Batch, BatchKind, Posting
+from upeti.money.focus.export import sum_pico
 from upeti.money.price import cell_of
 
 
 def test_every_sort_of_usage_keeps_to_focus() -> None:
     rows = exported()
     verdict = check(Dataset.COST_AND_USAGE, [column.name for column in COST_AND_USAGE], rows)
-    assert verdict.rows == len(rows) == 11
+    assert verdict.rows == len(rows) == 12
     assert verdict.findings == []
 
 
@@ -121,23 +120,9 @@ def test_a_correction_to_a_closed_month_is_billed_in_the_first_open_one() -> Non
     assert check(Dataset.COST_AND_USAGE, list(closed), [closed]).findings == []
 
 
-def test_capacity_is_a_recurring_purchase() -> None:
-    day = datetime.date(2026, 11, 3)
-
-    def posting(account: Account, amount_pico: int) -> Posting:
-        return Posting(
-            account=account, amount_pico=amount_pico, currency="USD", day=day, channel="azure", memo="100 PTU, 24 h"
-        )
-
-    batch = Batch(
-        number=1,
-        kind=BatchKind.CAPACITY,
-        at_ns=0,
-        period="2026-11",
-        postings=(posting(Account.CAPACITY_COST, 24 * 10**12), posting(Account.PROVIDER_PAYABLE, -24 * 10**12)),
-    )
-    (one,) = capacity_charges([batch], lambda _: PARTY, None, None)
+def test_a_day_of_provisioned_throughput_is_a_recurring_purchase() -> None:
+    capacity = row(tier="provisioned", price_id="c1", attempts=0, calls=0, meters={}, cost_pico=24 * 10**12, tenant="")
+    (one,) = exported([capacity])
     assert (one["ChargeCategory"], one["ChargeFrequency"], one["BilledCost"]) == ("Purchase", "Recurring", "24")
+    assert (one["SubAccountId"], one["x_Meter"], one["ConsumedQuantity"]) == (None, "capacity", None)
     assert check(Dataset.COST_AND_USAGE, list(one), [one]).findings == []
-    assert not list(capacity_charges([batch], lambda _: PARTY, datetime.date(2026, 11, 4), None))
-    assert not list(capacity_charges([batch], lambda _: PARTY, None, datetime.date(2026, 11, 2)))

@@ -253,7 +253,7 @@ COST_AND_USAGE: Final = (
     _own("x_Meter", "the meter; `per_call`, `unmetered` or `capacity`", nullable=False),
     _own("x_Model", "the model name sent to the provider"),
     _own("x_Node", "the node that served"),
-    _own("x_Outcome", "how the attempts were settled: `posted`, `estimated`, `corrected`; `capacity`", nullable=False),
+    _own("x_Outcome", "how the attempts were settled: `posted`, `estimated`, `corrected`", nullable=False),
     _own("x_PriceId", "the row of the price book; `upeti prices explain` shows it"),
     _own("x_Route", "the model name that clients asked for"),
     _own("x_ServiceTier", "the service tier, null for the standard one"),

@@ -17,9 +17,9 @@ import msgspec
 from upeti.core.amount import decimal_text, parse_pico
 from upeti.core.meters import AUDIO_SECONDS
 from upeti.money.focus.columns import COST_AND_USAGE
-from upeti.money.ledger import Account, Batch, BatchKind
 from upeti.money.price import Price
 from upeti.money.usage import CORRECTED, PER_CALL, UNMETERED, MeterCost, UsageRow, meter_costs
+from upeti.wire.tiers import PROVISIONED
 
 CAPACITY: Final = "capacity"  # in place of a meter: hours of provisioned throughput
 
@@ -63,46 +63,31 @@ def cost_and_usage(
         if row.price_id not in known:
             known[row.price_id] = prices(row.price_id) if row.price_id else None
         price = known[row.price_id]
+        if row.tier == PROVISIONED and row.outcome == "posted" and not row.attempts:
+            yield _capacity(row, parties(row.channel))
+            continue
         for part in meter_costs(row, price):
             yield _charge(row, part, price, parties(row.channel), closed_periods)
 
 
-def capacity_charges(
-    batches: Iterable[Batch], parties: Parties, first_day: datetime.date | None, last_day: datetime.date | None
-) -> Iterator[Row]:
-    """Yield the FOCUS rows of capacity that was paid for by the hour, from the ledger's postings."""
-    for batch in batches:
-        if batch.kind is not BatchKind.CAPACITY:
-            continue
-        for posting in batch.postings:
-            after = first_day is None or posting.day >= first_day
-            before = last_day is None or posting.day <= last_day
-            if posting.account is not Account.CAPACITY_COST or not (after and before):
-                continue
-            row = _common(posting.day, posting.channel, posting.tenant, posting.currency, parties(posting.channel))
-            row |= _amounts(posting.amount_pico)
-            sku = f"{posting.channel}/{CAPACITY}"
-            price = decimal_text(abs(posting.amount_pico))
-            quantity = "-1" if posting.amount_pico < 0 else "1"
-            row |= _priced(sku, sku, CAPACITY, price, quantity, "Units")
-            yield row | {
-                "ChargeCategory": "Purchase",
-                "ChargeDescription": posting.memo or f"Provisioned throughput on {posting.channel}",
-                "ChargeFrequency": "Recurring",
-                "ResourceId": sku,
-                "ResourceType": "Capacity",
-                "SkuPriceDetails": _json({"x_Channel": posting.channel}),
-                "Tags": _json({"tenant": posting.tenant}) if posting.tenant else None,
-                "x_Estimated": "false",
-                "x_Meter": CAPACITY,
-                "x_Outcome": CAPACITY,
-            }
+def _capacity(row: UsageRow, party: Party) -> Row:
+    """A day of provisioned throughput: paid for, used or not."""
+    sku = f"{row.channel}/{row.model}/{CAPACITY}"
+    made = _common(row, party) | _amounts(row.cost_pico)
+    quantity = "-1" if row.cost_pico < 0 else "1"
+    made |= _priced(sku, sku, CAPACITY, decimal_text(abs(row.cost_pico)), quantity, "Units")
+    return made | {
+        "ChargeCategory": "Purchase",
+        "ChargeDescription": f"{row.model}, a day of provisioned throughput, on {row.channel}",
+        "ChargeFrequency": "Recurring",
+        "ResourceType": "Capacity",
+        "SkuPriceDetails": _json({"x_Channel": row.channel, "x_Model": row.model, "x_ServiceTier": row.tier}),
+        "x_Meter": CAPACITY,
+    }
 
 
 def _charge(row: UsageRow, part: MeterCost, price: Price | None, party: Party, closed: Sequence[str]) -> Row:
-    made = _common(row.day, row.channel, row.tenant, row.currency, party)
-    made |= _amounts(part.cost_pico)
-    estimated = row.outcome == "estimated"
+    made = _common(row, party) | _amounts(part.cost_pico)
     if part.unit_pico is None:
         made["ChargeCategory"] = "Adjustment"
     else:
@@ -125,49 +110,49 @@ def _charge(row: UsageRow, part: MeterCost, price: Price | None, party: Party, c
     if row.outcome == CORRECTED and closed and f"{row.day:%Y-%m}" <= closed[-1]:
         made["ChargeClass"] = "Correction"
         made |= _billing_period(_month_after(closed[-1]))
-    tags = {name: getattr(row, name) for name in ("tenant", "project", "key", "feature", "task") if getattr(row, name)}
     return made | {
         "ChargeDescription": _description(row, part.meter),
         "ChargeFrequency": "Usage-Based",
-        "ResourceId": f"{row.channel}/{row.model}",
-        "ResourceName": row.model,
         "ResourceType": "Model",
-        "Tags": _json(tags),
-        "x_Estimated": "true" if estimated else "false",
         "x_Meter": part.meter,
-        "x_Model": row.model,
-        "x_Node": row.node or None,
-        "x_Outcome": row.outcome,
-        "x_PriceId": row.price_id or None,
-        "x_Route": row.route or None,
-        "x_ServiceTier": row.tier or None,
-        "x_Wire": row.wire or None,
     }
 
 
-def _common(day: datetime.date, channel: str, tenant: str, currency: str, party: Party) -> Row:
+def _common(row: UsageRow, party: Party) -> Row:
+    tags = {name: getattr(row, name) for name in ("tenant", "project", "key", "feature", "task") if getattr(row, name)}
     return (
         _NO_ROW
         | {
-            "BillingAccountId": channel,
-            "BillingAccountName": channel,
+            "BillingAccountId": row.channel,
+            "BillingAccountName": row.channel,
             "BillingAccountType": "Channel",
-            "BillingCurrency": currency,
-            "ChargePeriodStart": moment(day),
-            "ChargePeriodEnd": moment(day + datetime.timedelta(days=1)),
+            "BillingCurrency": row.currency,
+            "ChargePeriodStart": moment(row.day),
+            "ChargePeriodEnd": moment(row.day + datetime.timedelta(days=1)),
             "HostProviderName": party.host,
             "InvoiceIssuerName": party.issuer,
-            "PricingCurrency": currency,
+            "PricingCurrency": row.currency,
+            "ResourceId": f"{row.channel}/{row.model}",
+            "ResourceName": row.model,
             "ServiceCategory": "AI and Machine Learning",
             "ServiceName": party.service,
             "ServiceProviderName": party.provider,
             "ServiceSubcategory": "Generative AI",
-            "SubAccountId": tenant or None,
-            "SubAccountName": tenant or None,
-            "SubAccountType": "Tenant" if tenant else None,
-            "x_Channel": channel,
+            "SubAccountId": row.tenant or None,
+            "SubAccountName": row.tenant or None,
+            "SubAccountType": "Tenant" if row.tenant else None,
+            "Tags": _json(tags) if tags else None,
+            "x_Channel": row.channel,
+            "x_Estimated": "true" if row.outcome == "estimated" else "false",
+            "x_Model": row.model,
+            "x_Node": row.node or None,
+            "x_Outcome": row.outcome,
+            "x_PriceId": row.price_id or None,
+            "x_Route": row.route or None,
+            "x_ServiceTier": row.tier or None,
+            "x_Wire": row.wire or None,
         }
-        | _billing_period(day.replace(day=1))
+        | _billing_period(row.day.replace(day=1))
     )
 
 
