@@ -46,6 +46,12 @@ COMMANDS: Final = {
         "List attempts, newest first: who called, what answered, how it ended, what it cost.",
     ),
     "focus": Command("upeti.cli.focus", "focus_app", "Export what was spent as FOCUS 1.4, or check such a file."),
+    "concentration": Command(
+        "upeti.cli.concentration",
+        "concentration",
+        "Print how much hangs on one supplier or customer, and what is left when it leaves.",
+    ),
+    "simulate": Command("upeti.cli.simulate", "simulate_app", "Make data to try things out with."),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

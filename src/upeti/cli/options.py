@@ -106,3 +106,10 @@ def _text(path: Path, values: dict[str, Any], name: str, default: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f'{path}: {name} must be a text, such as {name} = "{default or "…"}"')
     return value
+
+
+def values_of(config: Path | None) -> dict[str, Any]:
+    """Return what the configuration says, unchecked; {} when none is named and there is none here."""
+    if config is None and not Path(CONFIG_FILE).is_file():
+        return {}
+    return _read(config)[1]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from upeti.cli.options import CONFIG_FILE
+from upeti.cli.options import CONFIG_FILE, data_dir_of
 from upeti.core.config import Config, State
 from upeti.core.errors import ConfigError
 
@@ -54,3 +56,21 @@ def open_state(config: Path | None) -> Store:
     from upeti.control.store import Store
 
     return Store(directory, url=url)
+
+
+@contextmanager
+def open_books(config: Path | None, data_dir: Path | None) -> Iterator[Store]:
+    """Open the state for reading its books: that of ``data_dir``, in SQLite, or the one that ``config`` names.
+
+    Raises ``ConfigError``, ``StoreError``.
+    """
+    if data_dir is None:
+        store = open_state(config)
+    else:
+        from upeti.control.store import Store
+
+        store = Store(data_dir_of(None, data_dir))
+    try:
+        yield store
+    finally:
+        store.close()

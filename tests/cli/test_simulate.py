@@ -1,0 +1,117 @@
+"""`upeti simulate month`: books of a month that never was, and says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from upeti.cli.main import main
+from upeti.control.books import Books
+from upeti.control.store import Store
+from upeti.core.amount import decimal_text
+from upeti.money.ledger import Account, balances, check_balance, sealed
+from upeti.money.usage import meter_costs
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def simulate(directory: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    assert run("simulate", "month", str(directory), "--samples", "3000", "--json", *options) == 0
+    made: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return made
+
+
+def test_the_month_is_in_the_books(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = simulate(tmp_path / "story", capsys, "--seed", "7")
+    books = Books(Store(tmp_path / "story" / "data"))
+    batches, rows = books.batches(), books.usage()
+    assert len(batches) == made["batches"] == 31
+    assert {batch.reference for batch in batches} == {"simulation, seed 7"}
+    assert {(batch.instance, batch.segment) for batch in batches} == {("", -1)}
+    previous = batches[0].previous
+    for batch in batches:
+        check_balance(batch.postings)
+        assert sealed(batch, previous) == batch
+        previous = batch.hash
+    assert (
+        made["tenants"]["short-video"]["calls"]
+        == sum(row.calls for row in rows if row.tenant == "short-video")
+        == 8_300_000_000
+    )
+    cost_pico = sum(row.cost_pico for row in rows)
+    assert cost_pico > 2**64
+    folded = balances(posting for batch in batches for posting in batch.postings)
+    assert folded[Account.MODEL_COST, "USD"] == cost_pico
+    estimated_pico = sum(row.cost_pico for row in rows if row.outcome == "estimated")
+    assert folded[Account.PROVIDER_ESTIMATED, "USD"] == -estimated_pico < 0
+    for row in rows:
+        price = books.price(row.price_id)
+        assert sum(part.cost_pico for part in meter_costs(row, price)) == row.cost_pico
+        assert price is not None or row.outcome == "voided"
+
+
+def test_the_suppliers_of_the_month(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "story"
+    simulate(directory, capsys)
+    config = ("--config", str(directory / "upeti.toml"))
+    wholes = ("--denominators", str(directory / "denominators.toml"))
+    assert (
+        run("concentration", "--json", *config, *wholes, "--currency", "IDR", "--plot", str(directory / "plot.svg"))
+        == 0
+    )
+    report = json.loads(capsys.readouterr().out)
+    spend = report["levels"]["parent"]["spend"]
+    rows = Books(Store(directory / "data")).usage()
+    assert spend["total"] == decimal_text(16_100 * sum(row.cost_pico for row in rows))
+    assert spend["shares"][0]["name"] == "Microsoft Corporation"
+    assert len(report["levels"]["channel"]["spend"]["shares"]) == 4
+    stress = report["largest_leaves"]
+    assert 0 < stress["calls_without_another_party"] < stress["calls"]
+    assert {one["route"] for one in stress["routes"] if one["no_other_party"]} == {"rank", "vision", "embed"}
+    assert report["rates"][0]["rate"] == "16100"
+    assert (directory / "plot.svg").stat().st_size > 1000
+    company = [one for one in report["denominators"] if one["scope"] == "company"]
+    assert all(one["ten_percent"] is False for one in company)
+    assert {one["name"] for one in report["denominators"] if one["scope"] == "line" and one["ten_percent"]}
+
+    assert run("concentration", *config, *wholes) == 0
+    shown = capsys.readouterr().out
+    assert "If Microsoft Corporation leaves:" in shown
+    assert "ASC 275-10-50-16: Microsoft Corporation: no percentage decides." in shown
+    assert run("concentration", "--csv", "--by", "party", *config) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.startswith("side,level,name,measure")
+    assert {line.split(",")[1] for line in lines} == {"party"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "tenant"], "tenant is no level of this side; choose from channel, party, parent"),
+    ],
+)
+def test_errors_name_the_cure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert run("concentration", "--data-dir", str(tmp_path), *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_was_settled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("concentration", "--data-dir", str(tmp_path)) == 0
+    assert "Nothing has been settled in this time." in capsys.readouterr().out
+
+
+def test_it_never_stands_beside_real_books(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert run("simulate", "month", str(tmp_path)) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert run("simulate", "month", str(tmp_path / "new"), "--month", "2026-13") == 2
+    assert "is no month" in capsys.readouterr().err
