@@ -115,7 +115,7 @@ def main() -> None:
     loop: Any = _Loop()
     real_loop = asyncio.new_event_loop()
     gateway = Gateway(directory, 0, loop)
-    gateway.holds.granted("key:k1", 10**21, 0, 10**21, 0)
+    gateway.holds.granted("key:k1", 10**21, 0, 10**21)
     pool = gateway.view.channels["fake"].pool
     pairs = []
     for _ in range(arguments.connections):

@@ -40,6 +40,9 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[[route]]", config.Route),
     ("[[route.candidate]]", config.Candidate),
     ("[[key]]", config.Key),
+    ("[[budget]]", config.Budget),
+    ("[[rate_limit]]", config.RateLimit),
+    ("[alerts]", config.Alerts),
 ]
 
 
@@ -79,6 +82,8 @@ def _shown(value: Any) -> str:
             return f"`{str(value).lower()}`"
         case int():
             return f"`{value:_}`" if value >= 10_000 else f"`{value}`"
+        case tuple():
+            return f"`{list(value)}`"
         case _:
             return f'`"{value}"`'
 
@@ -121,7 +126,7 @@ def _values(kind: Any) -> str:
     if get_origin(bare) is Literal:
         return ", ".join(f'`"{choice}"`' for choice in get_args(bare))
     if get_origin(bare) is tuple:
-        return "list of texts"
+        return "list of numbers" if _bare(get_args(bare)[0]) is int else "list of texts"
     if get_origin(bare) is dict:
         return "table of texts"
     if bare is int:

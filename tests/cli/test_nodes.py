@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.keeper_side import limits
 from upeti.cli.main import main
 from upeti.cli.state import open_state
 from upeti.control.ledger import Ask, Hello, Ledger
@@ -32,7 +33,7 @@ def test_listing_and_forgetting(config: Path, capsys: pytest.CaptureFixture[str]
     assert "There are no nodes:" in capsys.readouterr().out
     store = open_state(config)
     Nodes(store).register(Node("north", "1"), "127.0.0.1:8081")
-    Ledger(store).set_limits({"key:a": 3 * 10**12})
+    Ledger(store).set_terms(limits(a=3 * 10**12))
     Ledger(store, "north").apply([Hello("w0", 0, 1, "p", {}), Ask("w0", "key:a", 2 * 10**12, 0, True)], {"w0"})
     assert run(config, "forget", "north") == 2
     assert "the node `north` is there" in capsys.readouterr().err

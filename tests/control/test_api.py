@@ -47,8 +47,8 @@ def test_everything_under_v1_asks_for_the_token(shared: KeeperProcess) -> None:
     assert len(guarded) >= 5
     for path, method in guarded:
         for token in ("", "wrong"):
-            body = {"tenant": "t"} if method == "post" else None
-            code, answer = shared.request(method.upper(), path.format(key_id="x"), token=token, body=body)
+            body = {"post": {"tenant": "t"}, "put": {"limit": "1"}}.get(method)
+            code, answer = shared.request(method.upper(), path.format(key_id="x", name="x"), token=token, body=body)
             assert code == 401, (path, method)
             assert "admin-token" in answer
     assert shared.request("DELETE", "/v1/keys/x")[0] == 404

@@ -14,6 +14,7 @@ from upeti.control.keys import KeyRow
 from upeti.control.seal import seal
 from upeti.core.errors import ConfigError
 from upeti.gateway.snapshot import Caller, SecretRef
+from upeti.money.budget_terms import key_terms
 from upeti.money.price_book import PriceBook
 from upeti.providers.sealed import KEY_VARIABLE
 
@@ -108,10 +109,10 @@ def test_keys_of_the_file_and_of_the_state() -> None:
     gone = KeyRow("k3", "ef" * 32, "other", revoked_ns=5)
     result = compiled(CHANNELS + ROUTES + KEY + 'limit = "1.5"\n', State([row, gone], {}, 123))
     assert result.snapshot.keys == {
-        bytes.fromhex(DIGEST): Caller("k1", "acme", "", "", ("key:k1",)),
-        bytes.fromhex("cd" * 32): Caller("k2", "other", "p", "f", ("key:k2",), frozenset({"gpt-4.1"}), 99),
+        bytes.fromhex(DIGEST): Caller("k1", "acme", "", "", ("key:k1",), limit="1.5"),
+        bytes.fromhex("cd" * 32): Caller("k2", "other", "p", "f", ("key:k2",), frozenset({"gpt-4.1"}), 99, "100000000"),
     }
-    assert result.limits_pico == {"key:k1": 1_500_000_000_000, "key:k2": 10**20}
+    assert result.terms == {"key:k1": key_terms("k1", "1.5"), "key:k2": key_terms("k2", "100000000")}
     assert result.snapshot.routes["*"].created_s == 123
 
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
+from support.keeper_side import limits
 from upeti.control import tables
 from upeti.control.ledger import Ask, BudgetRow, Granted, Hello, Instance, Ledger, Peers, Return
 from upeti.control.store import Store
@@ -29,7 +30,7 @@ OpenStore = Callable[[], Store]
 
 def ledger(open_store: OpenStore, limit: int = BIG) -> Ledger:
     made = Ledger(open_store())
-    made.set_limits({"key:a": limit})
+    made.set_terms(limits(a=limit))
     return made
 
 
@@ -108,16 +109,16 @@ def test_a_journal_without_state_is_a_fold_all_the_same(open_store: OpenStore) -
     """An instance and a budget that the state has lost: what was spent is known again, then the limit."""
     made = Ledger(open_store())
     made.close(Instance("w9", 0, 0, ""), {"key:a": BIG})
-    made.set_limits({"key:a": BIG + 5})
+    made.set_terms(limits(a=BIG + 5))
     assert made.budgets() == [BudgetRow("key:a", BIG + 5, BIG, 0)]
 
 
 def test_limits_change_and_spending_stays(open_store: OpenStore) -> None:
     made = ledger(open_store, 100)
     made.apply([hello("w1"), ask("w1", 60, posted=0), Return("w1", "key:a", 0, 10)], {"w1"})
-    made.set_limits({"key:a": 50})
+    made.set_terms(limits(a=50))
     assert made.budgets() == [BudgetRow("key:a", 50, 10, 50)]
-    assert made.apply([ask("w1", 1, posted=10)], {"w1"}) == [Granted(0, 0, 50)]
+    assert made.apply([ask("w1", 1, posted=10)], {"w1"}) == [Granted(0, -10, 50)]
 
 
 actions = st.lists(
@@ -135,7 +136,7 @@ def test_never_overspent_in_the_database(open_store: OpenStore, steps: list[tupl
         for table in (tables.leases, tables.instances, tables.budgets):
             connection.execute(delete(table))
     made = Ledger(store)
-    made.set_limits({"key:a": BIG})
+    made.set_terms(limits(a=BIG))
     names = ["w0", "w1", "w2"]
     free = dict.fromkeys(names, 0)
     posted = dict.fromkeys(names, 0)
@@ -168,19 +169,19 @@ def test_never_overspent_in_the_database(open_store: OpenStore, steps: list[tupl
 
 def test_two_nodes_never_wait_for_each_other(open_store: OpenStore) -> None:
     """Both lock the same rows again and again, each naming them in its own order; nobody is overspent or stuck."""
-    limits = {f"key:{letter}": 10_000 for letter in "abcdef"}
-    Ledger(open_store()).set_limits(limits)
+    terms = limits(**dict.fromkeys("abcdef", 10_000))
+    Ledger(open_store()).set_terms(terms)
     errors: list[BaseException] = []
 
     def work(place: int) -> None:
         made = Ledger(open_store(), f"node-{place}")
-        budgets = sorted(limits, reverse=bool(place % 2))
+        budgets = sorted(terms, reverse=bool(place % 2))
         try:
             for number in range(12):
                 name = f"w{place}-{number}"
                 made.apply([hello(name), *(ask(name, 40, budget=budget) for budget in budgets)], {name})
                 made.apply([Return(name, budget, 10, 20) for budget in budgets], {name})
-                made.set_limits(dict.fromkeys(budgets, 10_000 + place))
+                made.set_terms(limits(**dict.fromkeys("abcdef", 10_000 + place)))
                 made.close(Instance(name, 0, 1, "p"), dict.fromkeys(budgets, 25))
         except BaseException as error:
             errors.append(error)
@@ -214,7 +215,7 @@ def test_a_budget_that_two_nodes_make_at_once_is_made_once(open_store: OpenStore
 
 def test_each_node_sees_its_own_instances_and_every_lease(open_store: OpenStore) -> None:
     one, two = Ledger(open_store(), "one"), Ledger(open_store(), "two")
-    one.set_limits({"key:a": 100})
+    one.set_terms(limits(a=100))
     one.apply([hello("w1"), ask("w1", 60)], {"w1"})
     assert two.apply([hello("w2"), ask("w2", 30, posted=0)], {"w2"}) == [True, Granted(30, 10, 100)]
     assert [each.instance for each in one.instances()] == ["w1"]

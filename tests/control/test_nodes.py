@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from support.keeper_side import limits
 from upeti.control.ledger import Ask, Hello, Ledger, Peers
 from upeti.control.nodes import AWAY_S, Nodes
 from upeti.control.places import Node, NodeError
@@ -26,7 +27,7 @@ def test_nodes_see_each_other(open_store: OpenStore) -> None:
     nodes.register(Node("a", "1"), "127.0.0.1:1")
     assert nodes.beat("a") == Peers()
     nodes.register(Node("b", "2"), "127.0.0.1:2")
-    Ledger(store).set_limits({"key:a": 1000})
+    Ledger(store).set_terms(limits(a=1000))
     lease(store, "b", "w1", 100)
     lease(store, "b", "w2", 100)
     assert nodes.beat("a") == Peers(frozenset({"b"}), 2)
@@ -49,7 +50,7 @@ def test_one_name_is_one_data_directory(open_store: OpenStore) -> None:
 def test_a_lost_node_is_forgotten_and_its_leases_count_as_spent(open_store: OpenStore) -> None:
     store = open_store()
     nodes, ledger = Nodes(store), Ledger(store)
-    ledger.set_limits({"key:a": 1000})
+    ledger.set_terms(limits(a=1000))
     for name in ("a", "b"):
         nodes.register(Node(name, name), "x")
     lease(store, "b", "w1", 600)

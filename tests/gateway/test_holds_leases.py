@@ -16,7 +16,9 @@ class Treasury:
     def ask(self, budget: str, need_pico: int, posted_pico: int) -> bool:
         return self.there
 
-    def give_back(self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool) -> bool:
+    def give_back(
+        self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool = False, overrun: str = ""
+    ) -> bool:
         if self.there:
             self.returned.append((amount_pico, posted_pico, recalled))
         return self.there
@@ -25,7 +27,7 @@ class Treasury:
 def test_an_idle_lease_is_kept_while_nobody_can_take_it() -> None:
     treasury = Treasury()
     holds = Holds(treasury)
-    holds.granted("b", 100, 0, 100, 0)
+    holds.granted("b", 100, 0, 100)
     treasury.there = False
     holds.return_idle()
     assert holds.leases() == {"b": (100, 0)}
@@ -38,7 +40,7 @@ def test_an_idle_lease_is_kept_while_nobody_can_take_it() -> None:
 def test_the_answer_to_a_recall_says_so_and_leaves_what_is_held() -> None:
     treasury = Treasury()
     holds = Holds(treasury)
-    holds.granted("b", 100, 0, 100, 0)
+    holds.granted("b", 100, 0, 100)
     assert holds.place(holds.purses_of(("b",)), 30)
     holds.recalled("b")
     assert treasury.returned == [(70, 0, True)]
@@ -62,7 +64,7 @@ def test_without_a_keeper_who_waits_is_served_as_holds_end() -> None:
     treasury = Treasury()
     holds = Holds(treasury)
     purse = holds.purse("b")
-    holds.granted("b", 100, 0, 100, 0)
+    holds.granted("b", 100, 0, 100)
     assert holds.place((purse,), 100)
     treasury.there = False
     waiting = [Call(holds, 40) for _ in range(3)]
@@ -80,12 +82,12 @@ def test_only_the_answer_to_the_last_ask_refuses() -> None:
     treasury = Treasury()
     holds = Holds(treasury)
     purse = holds.purse("b")
-    holds.granted("b", 30, 0, 30, 0)
+    holds.granted("b", 30, 0, 30)
     first = Call(holds, 40)
-    holds.granted("b", 0, 0, 30, 0)
+    holds.granted("b", 0, 0, 30)
     assert first.ended == "BudgetExceeded"
     second = Call(holds, 40)
     purse.released()
     assert second.ended == ""
-    holds.granted("b", 0, 0, 30, 0)
+    holds.granted("b", 0, 0, 30)
     assert second.ended == "BudgetExceeded"

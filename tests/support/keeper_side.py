@@ -20,9 +20,11 @@ from typing import Any, TypeVar
 import psycopg
 
 from upeti.control.places import STATE_FILE
+from upeti.core.amount import decimal_text
 from upeti.gateway import keeper_link as link
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.snapshot import Snapshot
+from upeti.money.budget_terms import BudgetTerms, key_terms
 
 KEY = "upeti-key-of-the-tests"
 CONFIG = """\
@@ -64,6 +66,12 @@ def until(look: Callable[[], T], *, seconds: float = 10.0, what: str = "what was
             error = caught
         time.sleep(0.02)
     raise AssertionError(f"{what} did not come within {seconds} s ({error})")
+
+
+def limits(**limits_pico: int) -> dict[str, BudgetTerms]:
+    """Return the terms of keys with these limits, in pico, by root."""
+    each = [key_terms(key, decimal_text(limit_pico)) for key, limit_pico in limits_pico.items()]
+    return {terms.root: terms for terms in each}
 
 
 class KeeperProcess:

@@ -1,4 +1,4 @@
-"""The control port: health, metrics, and an API for keys and budgets.
+"""The control port: health, metrics, and an API for keys, budgets and alerts.
 
 Everything under ``/v1`` asks for the admin token, in the handler itself, so that no mount or proxy in front
 can leave it out. Keys are shown once, when they are made; amounts are decimal strings.
@@ -7,8 +7,11 @@ can leave it out. Keys are shown once, when they are made; amounts are decimal s
 from __future__ import annotations
 
 import hmac
+import time
+from collections.abc import Callable
 from typing import Annotated, Any, Protocol
 
+import msgspec
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -16,12 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 
 from upeti import __version__
+from upeti.control.alerts import alert_of, all_alerts
+from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
+from upeti.control.compile import terms_of
 from upeti.control.keys import KeyRequest, KeyRow, make_key
 from upeti.control.ledger import Ledger
 from upeti.control.metrics import CONTENT_TYPE
 from upeti.control.store import Store, StoreError
 from upeti.core.amount import decimal_text
 from upeti.core.errors import ConfigError
+from upeti.money.budget_terms import SHARES, root_of
 
 _bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -76,14 +83,67 @@ class MadeKey(ShownKey):
     key: str
 
 
+class NewBudget(BaseModel):
+    """What a budget is to be: the fields of `[[budget]]` in the configuration, without the name."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: str = Field(description="What may be spent in each window, as a decimal string.")
+    currency: str = Field("USD", description="Currency of the limit.")
+    window: str = Field("total", description="`total`, `month`, `week` or `day`.")
+    zone: str = Field("UTC", description="Time zone in which windows begin.")
+    mode: str = Field("hard", description="`hard` refuses what would overspend; `soft` only counts and alerts.")
+    alert_shares: list[int] = Field(list(SHARES), description="Percent of the limit; spending it gives an alert.")
+    tenant: str | None = Field(None, description="Only calls of this tenant.")
+    project: str | None = Field(None, description="Only calls of keys with this project.")
+    key: str | None = Field(None, description="Only calls with the key of this id.")
+    feature: str | None = Field(None, description="Only calls for this feature.")
+
+
 class ShownBudget(BaseModel):
-    """A budget as it stands. `left` is neither spent nor leased to a worker."""
+    """A budget in its present window. Amounts are decimal strings of `unit`."""
 
     id: str
+    name: str
+    source: str = Field(description="`file`, `state`, `key` (a key's own limit); empty: it was removed.")
+    unit: str = Field(description="A currency; `calls` or `tokens` for a rate limit.")
+    window: str
+    zone: str
+    mode: str
+    alert_shares: list[int]
+    tenant: str
+    project: str
+    key: str
+    feature: str
     limit: str
     spent: str
-    leased: str
-    left: str
+    leased: str = Field(description="What workers may spend without asking.")
+    left: str = Field(description="Neither spent nor leased to a worker.")
+    share: str | None = Field(description="Percent of the limit that is spent.")
+    resets_at: str | None
+    frozen: str | None = Field(description="Why it refuses until it is released.")
+
+
+class ShownAlert(BaseModel):
+    """An alert that was given. `delivered_at_ns` is null while the webhook has not taken it, or when there is none."""
+
+    id: str
+    kind: str
+    budget: str
+    window: str
+    share: int | None
+    spent: str
+    limit: str
+    unit: str
+    mode: str
+    tenant: str
+    project: str
+    key: str
+    feature: str
+    at: str
+    resets_at: str | None
+    reason: str
+    delivered_at_ns: int | None
 
 
 def create_app(keeper: Keeper) -> FastAPI:
@@ -153,21 +213,73 @@ def create_app(keeper: Keeper) -> FastAPI:
         keeper.refresh()
         return Response(status_code=204)
 
-    @app.get("/v1/budgets", summary="All budgets as they stand")
+    _add_budgets(app, keeper, authorize)
+    return app
+
+
+def _add_budgets(
+    app: FastAPI, keeper: Keeper, authorize: Callable[[HTTPAuthorizationCredentials | None], None]
+) -> None:
+    def standing() -> list[ShownBudget]:
+        stored = [terms.name for terms in stored_terms(keeper.store)]
+        found = standings(keeper.ledger.terms, stored, keeper.ledger, time.time_ns())
+        return [ShownBudget(**msgspec.to_builtins(each)) for each in found]
+
+    @app.get("/v1/budgets", summary="All budgets and rate limits as they stand")
     def list_budgets(credentials: Bearer) -> list[ShownBudget]:
         authorize(credentials)
-        return [
-            ShownBudget(
-                id=row.id,
-                limit=decimal_text(row.limit_pico),
-                spent=decimal_text(row.spent_pico),
-                leased=decimal_text(row.leased_pico),
-                left=decimal_text(max(0, row.limit_pico - row.spent_pico - row.leased_pico)),
-            )
-            for row in keeper.ledger.budgets()
-        ]
+        return standing()
 
-    return app
+    @app.get("/v1/budgets/{name:path}", summary="One budget as it stands")
+    def show_budget(name: str, credentials: Bearer) -> ShownBudget:
+        authorize(credentials)
+        for shown in standing():
+            if shown.name == name:
+                return shown
+        raise HTTPException(404, f"there is no budget `{name}`; GET /v1/budgets lists them")
+
+    @app.put("/v1/budgets/{name:path}", status_code=204, summary="Make or replace a budget", response_class=Response)
+    def set_budget(name: str, wanted: NewBudget, credentials: Bearer) -> Response:
+        authorize(credentials)
+        if any(shown.name == name and shown.source == "file" for shown in standing()):
+            raise HTTPException(409, f"the budget `{name}` is in the configuration file: change it there")
+        try:
+            terms = terms_of(budget_from({"name": name, **wanted.model_dump()}))
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from None
+        keep_terms(keeper.store, terms, time.time_ns())
+        keeper.refresh()
+        return Response(status_code=204)
+
+    @app.delete("/v1/budgets/{name:path}", status_code=204, summary="Remove a budget", response_class=Response)
+    def delete_budget(name: str, credentials: Bearer) -> Response:
+        authorize(credentials)
+        try:
+            drop_terms(keeper.store, name)
+        except StoreError as error:
+            raise HTTPException(404, str(error)) from None
+        keeper.refresh()
+        return Response(status_code=204)
+
+    @app.post("/v1/budgets/{name:path}/release", status_code=204, summary="Let a frozen budget go on")
+    def release_budget(name: str, credentials: Bearer) -> Response:
+        authorize(credentials)
+        try:
+            release(keeper.ledger, name)
+        except StoreError as error:
+            raise HTTPException(404, str(error)) from None
+        keeper.refresh()
+        return Response(status_code=204)
+
+    @app.get("/v1/alerts", summary="Alerts that were given, newest first")
+    def list_alerts(credentials: Bearer) -> list[ShownAlert]:
+        authorize(credentials)
+        shown = []
+        for row in all_alerts(keeper.store):
+            alert = msgspec.to_builtins(alert_of(row, keeper.ledger.terms.get(root_of(row["budget"]))))
+            delivered_ns = row["delivered_ns"]
+            shown.append(ShownAlert(**alert, delivered_at_ns=delivered_ns if delivered_ns > 0 else None))
+        return shown
 
 
 def shown_key(row: KeyRow) -> dict[str, Any]:

@@ -20,10 +20,11 @@ import msgspec
 from upeti.control.config_file import Document
 from upeti.control.config_rules import Problem
 from upeti.control.keys import KeyRow
-from upeti.core.amount import parse_pico
-from upeti.core.config import Candidate, Channel
+from upeti.core.amount import decimal_text
+from upeti.core.config import Budget, Candidate, Channel, Config, RateLimit
 from upeti.core.errors import ConfigError
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, SecretRef, Snapshot
+from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
 from upeti.money.price import Price
 from upeti.money.price_book import ANY_MODEL, PriceBook
 from upeti.providers.catalog import PROVIDERS
@@ -49,13 +50,15 @@ class State(msgspec.Struct, frozen=True):
     keys: list[KeyRow] = msgspec.field(default_factory=list)
     sealed: dict[str, bytes] = msgspec.field(default_factory=dict)
     created_s: int = 0
+    budgets: list[BudgetTerms] = msgspec.field(default_factory=list)
+    frozen: frozenset[str] = frozenset()  # roots
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """A snapshot, the limits of its budgets in pico units, and what its user should be told."""
+    """A snapshot, the terms of all budgets by root, keys' own limits too, and what its user should be told."""
 
     snapshot: Snapshot
-    limits_pico: dict[str, int]
+    terms: dict[str, BudgetTerms]
     warnings: list[str]
 
 
@@ -83,7 +86,7 @@ class _Compilation:
         self._placement = placement
         self._problems: list[Problem] = []
         self._warnings: list[str] = []
-        self._limits: dict[str, int] = {}
+        self._terms: dict[str, BudgetTerms] = {}
 
     def result(self, version: int) -> Compiled:
         config = self._config
@@ -119,7 +122,9 @@ class _Compilation:
                 created_s=self._state.created_s,
             )
         keys = self._keys()
+        budgets = self._budgets()
         self._warn_of_gaps(keys)
+        self._warn_of_idle_budgets(budgets, keys.values())
         if self._problems:
             raise self._document.error(self._problems)
         snapshot = Snapshot(
@@ -132,8 +137,10 @@ class _Compilation:
             default_channel=gateway.default_channel or _first_channel(routes.values()),
             unpriced=config.money.unpriced,
             output_tokens_default=config.money.output_tokens_default,
+            budgets=budgets,
+            frozen=self._state.frozen,
         )
-        return Compiled(snapshot, self._limits, self._warnings)
+        return Compiled(snapshot, self._terms | {each.root: each for each in budgets}, self._warnings)
 
     def _channel(self, place: int, channel: Channel) -> ChannelView:
         host, port, tls, path = self._address(place, channel)
@@ -231,14 +238,14 @@ class _Compilation:
                 what, _, cure = str(error).partition("; ")
                 self._problems.append(Problem(f"{path}.secret", f"key `{key.id}`: {what}", cure))
                 continue
-            limit_pico = parse_pico(key.limit) if key.limit else None
             caller = Caller(
                 key=key.id,
                 tenant=key.tenant,
                 project=key.project,
                 feature=key.feature,
-                budgets=self._budgets(key.id, limit_pico),
+                budgets=self._own_limit(key.id, key.limit),
                 routes=frozenset(key.routes),
+                limit=key.limit,
             )
             if callers.setdefault(digest, caller) is not caller:
                 what = f"key `{key.id}` is the same as key `{callers[digest].key}`"
@@ -246,24 +253,45 @@ class _Compilation:
         for row in self._state.keys:
             if row.revoked_ns:
                 continue
+            limit = "" if row.limit_pico is None else decimal_text(row.limit_pico)
             caller = Caller(
                 key=row.id,
                 tenant=row.tenant,
                 project=row.project,
                 feature=row.feature,
-                budgets=self._budgets(row.id, row.limit_pico),
+                budgets=self._own_limit(row.id, limit),
                 routes=frozenset(row.routes),
                 expires_ns=row.expires_ns,
+                limit=limit,
             )
             callers.setdefault(bytes.fromhex(row.sha256), caller)
         return callers
 
-    def _budgets(self, key_id: str, limit_pico: int | None) -> tuple[str, ...]:
-        if limit_pico is None:
+    def _own_limit(self, key_id: str, limit: str) -> tuple[str, ...]:
+        if not limit:
             return ()
-        budget = f"key:{key_id}"
-        self._limits[budget] = limit_pico
-        return (budget,)
+        terms = key_terms(key_id, limit)
+        self._terms[terms.root] = terms
+        return (terms.root,)
+
+    def _budgets(self) -> tuple[BudgetTerms, ...]:
+        """Return the named budgets of the file and of the state, and the rate limits."""
+        in_file = {budget.name: place for place, budget in enumerate(self._config.budget)}
+        for terms in self._state.budgets:
+            if terms.name in in_file:
+                cure = f"rename one, or `upeti budget delete {terms.name}` removes the state's"
+                what = f"the state has a budget `{terms.name}` too"
+                self._problems.append(Problem(f"budget[{in_file[terms.name]}].name", what, cure))
+        return (*terms_in_file(self._config), *self._state.budgets)
+
+    def _warn_of_idle_budgets(self, budgets: Iterable[BudgetTerms], callers: Iterable[Caller]) -> None:
+        for name in ("tenant", "project", "key"):
+            known = {getattr(caller, name) for caller in callers}
+            for terms in budgets:
+                wanted = getattr(terms, name)
+                if wanted and wanted not in known:
+                    what = f"`{terms.name}` is for the {name} `{wanted}`, of which there is no key"
+                    self._warn("", what, "correct the name, or make a key")
 
     def _warn_of_gaps(self, keys: Mapping[bytes, Caller]) -> None:
         if not self._config.route:
@@ -277,6 +305,41 @@ class _Compilation:
 
     def _warn(self, path: str, what: str, cure: str) -> None:
         self._warnings.append(str(self._document.error([Problem(path, what, cure)])))
+
+
+def terms_in_file(config: Config) -> Iterator[BudgetTerms]:
+    """Yield the terms of the file's budgets and rate limits."""
+    for budget in config.budget:
+        yield terms_of(budget)
+    for rate in config.rate_limit:
+        for unit, limit in ((CALLS, rate.calls_per_minute), (TOKENS, rate.tokens_per_minute)):
+            if limit is not None:
+                terms = BudgetTerms(name=rate.name, limit=str(limit), unit=unit, window="minute", shares=())
+                yield _for_whom(terms, rate)
+
+
+def terms_of(budget: Budget) -> BudgetTerms:
+    """Return the terms that a budget is, as people write it."""
+    terms = BudgetTerms(
+        name=budget.name,
+        limit=budget.limit,
+        unit=budget.currency,
+        window=budget.window,
+        zone=budget.zone,
+        soft=budget.mode == "soft",
+        shares=tuple(sorted(budget.alert_shares)),
+    )
+    return _for_whom(terms, budget)
+
+
+def _for_whom(terms: BudgetTerms, written: Budget | RateLimit) -> BudgetTerms:
+    return msgspec.structs.replace(
+        terms,
+        tenant=written.tenant or "",
+        project=written.project or "",
+        key=written.key or "",
+        feature=written.feature or "",
+    )
 
 
 def watched_files(document: Document) -> Iterator[Path]:

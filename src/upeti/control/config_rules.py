@@ -12,12 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from upeti.control.places import Places
 from upeti.core.amount import AmountError, parse_pico
-from upeti.core.config import Channel, Config, Control, Key, State
+from upeti.core.config import Budget, Channel, Config, Control, Key, RateLimit, State
+from upeti.money.budget_terms import KEY_PREFIX
 
 # sun_path of a Unix socket's address is 108 bytes with its closing zero (unix(7)).
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -38,12 +40,17 @@ def problems_of(config: Config) -> list[Problem]:
         *_unique("route", "name", [route.name for route in config.route]),
         *_unique("key", "id", [key.id for key in config.key]),
         *_unique("key", "sha256", [key.sha256 for key in config.key]),
+        *_unique("budget", "name", [budget.name for budget in config.budget]),
+        *_unique("rate_limit", "name", [rate.name for rate in config.rate_limit]),
         *_gateway(config),
         *_state(config.state),
         *_files(config),
         *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
         *_candidates(config),
         *(found for place, key in enumerate(config.key) for found in _key(place, key, config)),
+        *(found for place, budget in enumerate(config.budget) for found in budget_problems(f"budget[{place}]", budget)),
+        *(found for place, rate in enumerate(config.rate_limit) for found in _rate_limit(f"rate_limit[{place}]", rate)),
+        *_alerts(config),
     ]
 
 
@@ -169,6 +176,41 @@ def _key(place: int, key: Key, config: Config) -> Iterator[Problem]:
         if name not in routes and "*" not in routes:
             what = f"key `{key.id}`: there is no route `{name}`"
             yield Problem(f"{here}.routes[{index}]", what, _choose(name, routes, "[[route]]"))
+
+
+def budget_problems(here: str, budget: Budget) -> Iterator[Problem]:
+    """Yield what is wrong with one budget, wherever it was written."""
+    name = f"budget `{budget.name}`"
+    if budget.name.startswith(KEY_PREFIX):
+        yield Problem(f"{here}.name", f"{name}: `{KEY_PREFIX}` begins the names of keys' own limits", "choose another")
+    try:
+        if parse_pico(budget.limit) < 0:
+            yield Problem(f"{here}.limit", f"{name}: a limit below zero", "give what may be spent in a window")
+    except AmountError as error:
+        yield Problem(f"{here}.limit", f"{name}: {error}", 'write it like limit = "10.50"')
+    try:
+        ZoneInfo(budget.zone)
+    except (ValueError, OSError, KeyError):
+        what = f"{name}: there is no time zone `{budget.zone}`"
+        yield Problem(f"{here}.zone", what, "write it like Asia/Jakarta or UTC (the IANA time zone database)")
+    if len(set(budget.alert_shares)) != len(budget.alert_shares):
+        yield Problem(f"{here}.alert_shares", f"{name}: a share is there twice", "leave one out")
+
+
+def _rate_limit(here: str, rate: RateLimit) -> Iterator[Problem]:
+    if rate.calls_per_minute is None and rate.tokens_per_minute is None:
+        cure = "add calls_per_minute, or tokens_per_minute, or both"
+        yield Problem(here, f"rate limit `{rate.name}` limits nothing", cure)
+
+
+def _alerts(config: Config) -> Iterator[Problem]:
+    alerts = config.alerts
+    if alerts.secret is not None and not alerts.webhook:
+        yield Problem("alerts.secret", "`secret` without `webhook`", "add `webhook`, or leave it out")
+    if alerts.webhook:
+        url = urlsplit(alerts.webhook)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            yield Problem("alerts.webhook", "`webhook` is no address", "write it like https://example.com/hook")
 
 
 def _choose(name: str, names: list[str], table: str) -> str:

@@ -26,6 +26,7 @@ import msgspec
 
 from upeti import __version__
 from upeti.control import child, config_file
+from upeti.control.alerts import Watch
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
@@ -85,6 +86,7 @@ class Keeper:
         self._held = placement is not None  # the supervisor holds the ports of a placement
         self.snapshots = Snapshots(document, self.places, self.store, self.ledger, self.placement, self.log)
         self.snapshots.refused = refused
+        self.budgets = Watch(self.store, self.ledger, self.log, lambda: self.snapshots.config.alerts)
         self.metrics = Metrics()
         self.metrics.own = self._samples
         self.links = Links(self.metrics, self.log, lambda: self.snapshots.version)
@@ -119,7 +121,14 @@ class Keeper:
         # longer than anyone should wait; then it goes on beside the asks.
         await asyncio.wait({self._start(self._reap())}, timeout=_REAP_FIRST_S)
         await self.links.listen(self.places.socket)
-        for work in (self.desk.run(), self._watch(), self._reap_dead(), self._take_strangers(), self._project()):
+        for work in (
+            self.desk.run(),
+            self._watch(),
+            self._reap_dead(),
+            self._take_strangers(),
+            self._project(),
+            self.budgets.run(),
+        ):
             self._start(work)
         if self.peers is not None:
             self._start(self._beat())

@@ -2,14 +2,17 @@
 
 The arithmetic is ``money/budget``; here its numbers are read, changed and written back under locks of their
 rows: first the instances', then the budgets', each in the order of the ids, so that nobody waits for who waits
-for him; a lease is only touched by who has locked its budget. A budget is known by its id alone; which calls it
-is for, and what its limit is, comes from the configuration and the keys. Words of an instance that is closed
-change nothing: its journal has been read to the end. An instance belongs to a node, whose disk has its journal.
+for him; a lease is only touched by who has locked its budget. Which calls a budget is for, and what its limit is, is
+in its terms, from the configuration, the state and the keys; a window of it gets its row when it is first asked for.
+Words of an instance that is closed change nothing: its journal has been read to the end. An instance belongs to a node,
+whose disk has its journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Final
 
@@ -17,11 +20,14 @@ import msgspec
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from upeti.control import tables
-from upeti.control.store import Store, insert_new
+from upeti.control.store import Store, insert_new, raise_counter
 from upeti.money.budget import Budget, Lease
+from upeti.money.budget_terms import CALLS, RATE_UNITS, TOKENS, USD, BudgetTerms, root_of
 
 LIVE: Final = "live"
 CLOSED: Final = "closed"
+# A minute's rate is of no use when it is over; the last words on it come within seconds.
+_RATES_KEPT_NS: Final = 120 * 10**9
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -48,18 +54,22 @@ class Ask(msgspec.Struct, frozen=True):
 
 
 class Return(msgspec.Struct, frozen=True):
-    """An instance gives back, or only says what it has posted. ``recalled``: it was asked to."""
+    """An instance gives back, or only says what it has posted. ``recalled``: it was asked to. ``overrun``: what cost
+    more than its bound, in words; it freezes the budget.
+    """
 
     instance: str
     budget: str
     amount_pico: int
     posted_pico: int
     recalled: bool = False
+    overrun: str = ""
 
 
 class Granted(msgspec.Struct, frozen=True):
     """What came of an ask. ``holders`` or ``nodes`` are not empty when nothing was granted yet: these workers of
-    this node, and those of these other nodes, may have what is needed.
+    this node, and those of these other nodes, may have what is needed. ``left_pico`` is below zero when more is spent
+    and leased than the limit has: it was lowered.
     """
 
     amount_pico: int
@@ -79,12 +89,23 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class BudgetRow(msgspec.Struct, frozen=True):
-    """A budget as it stands."""
+    """A window of a budget as it stands."""
 
     id: str
     limit_pico: int
     spent_pico: int
     leased_pico: int
+    unit: str = USD
+    ends_ns: int = 0  # 0: never
+
+
+class Freeze(msgspec.Struct, frozen=True):
+    """A budget that is stopped until a person releases it, because something cost more than its bound."""
+
+    root: str  # of all its windows
+    budget: str  # the window that it happened in
+    at_ns: int
+    reason: str
 
 
 class Peers(msgspec.Struct, frozen=True):
@@ -100,10 +121,14 @@ Word = Hello | Ask | Return
 class Ledger:
     """The budgets and leases of a state, and one node's instances."""
 
-    def __init__(self, store: Store, node: str = "") -> None:
+    def __init__(self, store: Store, node: str = "", now_ns: Callable[[], int] = time.time_ns) -> None:
         self._store = store
         self._node = node
+        self._now_ns = now_ns
         self.peers = Peers()  # as last seen; only how much is granted at once and who is asked depend on it
+        self.terms: Mapping[str, BudgetTerms] = {}  # by root
+        # Budgets that were spent from, or whose limit changed, here: for who watches the shares.
+        self.touched: deque[str] = deque(maxlen=1_000_000)
 
     def apply(self, words: Sequence[Word], connected: Collection[str]) -> list[Granted | bool]:
         """Take ``words`` in order in one transaction; return ``Granted`` for an ask, else whether it was
@@ -112,30 +137,69 @@ class Ledger:
         ``connected`` are the instances of this node that can be asked to give back.
         """
         with self._store.writing_rows() as connection:
-            batch = _Batch(connection, words, self._node, self.peers)
+            batch = _Batch(connection, words, self._node, self.peers, self.terms)
             answers = [batch.take(word, connected) for word in words]
-            batch.write()
+            spent = batch.write()
+            overrun = [word for word in words if isinstance(word, Return) and word.overrun]
+            if overrun:
+                _freeze(connection, overrun, self._now_ns())
+        self.touched.extend(spent)
+        self.touched.extend(word.budget for word in overrun)
         return answers
 
-    def set_limits(self, limits_pico: Mapping[str, int]) -> None:
-        """Make budgets, or change their limits. What was spent stays."""
-        table = tables.budgets
+    def set_terms(self, terms: Mapping[str, BudgetTerms]) -> None:
+        """Take the terms (by root) of which budgets are made; change the limits of windows that are not over.
+
+        What was spent stays. A budget without an end is made at once, a window when it is first asked for.
+        """
+        self.terms = terms
+        table, now_ns = tables.budgets, self._now_ns()
+        query = select(table.c.id, table.c.limit_pico).where((table.c.ends_ns == 0) | (table.c.ends_ns > now_ns))
         with self._store.writing_rows() as connection:
-            known = {row.id: row.limit_pico for row in connection.execute(select(table.c.id, table.c.limit_pico))}
-            fresh = [
-                {"id": budget, "limit_pico": limit, "spent_pico": 0}
-                for budget, limit in sorted(limits_pico.items())
-                if budget not in known
+            known = {row.id: row.limit_pico for row in connection.execute(query)}
+            _make_missing(
+                connection,
+                [root for root, each in terms.items() if each.window == "total" and root not in known],
+                terms,
+            )
+            changed: list[dict[str, Any]] = [
+                {"at": budget, "to": terms[root_of(budget)].limit_pico}
+                for budget, limit_pico in sorted(known.items())
+                if root_of(budget) in terms and terms[root_of(budget)].limit_pico != limit_pico
             ]
-            changed = [
-                {"at": budget, "to": limit}
-                for budget, limit in sorted(limits_pico.items())
-                if known.get(budget, limit) != limit
-            ]
-            insert_new(connection, table, fresh)
             if changed:
                 statement = update(table).where(table.c.id == bindparam("at")).values(limit_pico=bindparam("to"))
                 connection.execute(statement, changed)
+        self.touched.extend(row["at"] for row in changed)
+
+    def freezes(self) -> list[Freeze]:
+        """Return what is frozen, by root."""
+        table = tables.freezes
+        query = select(table.c.root, table.c.budget, table.c.at_ns, table.c.reason).order_by(table.c.root)
+        with self._store.engine.connect() as connection:
+            return [Freeze(*row) for row in connection.execute(query)]
+
+    def release(self, root: str) -> bool:
+        """Let a frozen budget go on; return whether it was frozen."""
+        table, alerts = tables.freezes, tables.alerts
+        with self._store.writing() as connection:
+            budget = connection.execute(select(table.c.budget).where(table.c.root == root)).scalar_one_or_none()
+            if budget is None:
+                return False
+            connection.execute(delete(table).where(table.c.root == root))
+            # Should it be frozen again, that is another alert.
+            connection.execute(delete(alerts).where((alerts.c.budget == budget) & (alerts.c.share == 0)))
+            raise_counter(connection, "changes")
+        return True
+
+    def purge_rates(self) -> None:
+        """Forget the calls and tokens of minutes that are over."""
+        table = tables.budgets
+        over = (table.c.unit.in_((CALLS, TOKENS))) & (table.c.ends_ns < self._now_ns() - _RATES_KEPT_NS)
+        with self._store.writing() as connection:
+            old = select(table.c.id).where(over)
+            connection.execute(delete(tables.leases).where(tables.leases.c.budget.in_(old)))
+            connection.execute(delete(table).where(over))
 
     def close(self, instance: Instance, posted_pico: Mapping[str, int]) -> None:
         """End an instance that is dead: its journal says what it posted, the rest of its leases comes back.
@@ -143,7 +207,7 @@ class Ledger:
         Done twice, the second time changes nothing.
         """
         with self._store.writing_rows() as connection:
-            _close(connection, instance, posted_pico, self._node)
+            self.touched.extend(_close(connection, instance, posted_pico, self._node, self.terms))
 
     def give_up(self, instance: Instance) -> dict[str, int]:
         """End an instance whose journal is lost: all that it had leased counts as spent. Return budget → that."""
@@ -151,9 +215,8 @@ class Ledger:
         query = select(table.c.budget, table.c.granted_pico, table.c.posted_pico)
         with self._store.writing_rows() as connection:
             rows = connection.execute(query.where(table.c.instance == instance.instance)).all()
-            _close(
-                connection, instance, {row.budget: max(row.granted_pico, row.posted_pico) for row in rows}, self._node
-            )
+            spent_pico = {row.budget: max(row.granted_pico, row.posted_pico) for row in rows}
+            self.touched.extend(_close(connection, instance, spent_pico, self._node, self.terms))
         return {row.budget: max(0, row.granted_pico - row.posted_pico) for row in rows}
 
     def instances(self) -> list[Instance]:
@@ -171,21 +234,33 @@ class Ledger:
         with self._store.engine.connect() as connection:
             return set(connection.execute(query).scalars())
 
-    def budgets(self) -> list[BudgetRow]:
-        """Return every budget as it stands, by id."""
+    def budgets(self, ids: Collection[str] | None = None) -> list[BudgetRow]:
+        """Return every budget as it stands, or those with ``ids``, by id."""
+        table = tables.budgets
+        query = select(table.c.id, table.c.unit, table.c.ends_ns).order_by(table.c.id)
+        if ids is not None:
+            query = query.where(table.c.id.in_(list(ids)))
         with self._store.engine.connect() as connection:
-            names = connection.execute(select(tables.budgets.c.id).order_by(tables.budgets.c.id)).scalars().all()
-            loaded = _load(connection, names, lock=False)
+            rows = connection.execute(query).all()
+            loaded = _load(connection, [row.id for row in rows], lock=False)
         return [
-            BudgetRow(name, loaded[name].limit_pico, loaded[name].spent_pico, loaded[name].leased_pico)
-            for name in names
+            BudgetRow(id, loaded[id].limit_pico, loaded[id].spent_pico, loaded[id].leased_pico, unit, ends_ns)
+            for id, unit, ends_ns in rows
+            if id in loaded
         ]
 
 
 class _Batch:
     """The rows that one batch of words touches, as budgets, and what of them changed."""
 
-    def __init__(self, connection: Connection, words: Sequence[Word], node: str, peers: Peers) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        words: Sequence[Word],
+        node: str,
+        peers: Peers,
+        terms: Mapping[str, BudgetTerms],
+    ) -> None:
         self._connection = connection
         self._node = node
         self._peers = peers
@@ -194,6 +269,8 @@ class _Batch:
         for word in words:
             names.update(word.leases if isinstance(word, Hello) else (word.budget,))
         self._budgets = _load(connection, names)
+        if missing := _make_missing(connection, names - self._budgets.keys(), terms):
+            self._budgets |= _load(connection, missing)
         self._before = deepcopy(self._budgets)
 
     def take(self, word: Word, connected: Collection[str]) -> Granted | bool:
@@ -217,7 +294,7 @@ class _Batch:
             nodes = self._nodes_of(name for name in others if name not in connected)
         if not holders and not nodes:
             amount_pico = budget.grant(word.instance, word.need_pico, len(connected) + self._peers.workers)
-        return Granted(amount_pico, max(0, budget.rest_pico), budget.limit_pico, holders, nodes)
+        return Granted(amount_pico, budget.rest_pico, budget.limit_pico, holders, nodes)
 
     def _nodes_of(self, instances: Iterable[str]) -> tuple[str, ...]:
         """Return the other nodes that are there and have one of these workers."""
@@ -241,8 +318,9 @@ class _Batch:
                 self._budgets[name].correct(word.instance, left_pico, posted_pico)
         return True
 
-    def write(self) -> None:
-        _write_spent(self._connection, self._budgets, self._before)
+    def write(self) -> list[str]:
+        """Write what changed; return the budgets that were spent from."""
+        spent = _write_spent(self._connection, self._budgets, self._before)
         fresh: list[dict[str, Any]] = []
         changed: list[dict[str, Any]] = []
         for name, budget in self._budgets.items():
@@ -264,30 +342,75 @@ class _Batch:
                 "posted_pico": bindparam("posted_pico"),
             }
             self._connection.execute(update(table).where(where).values(values), changed)
+        return spent
 
 
-def _close(connection: Connection, instance: Instance, posted_pico: Mapping[str, int], node: str) -> None:
+def _close(
+    connection: Connection,
+    instance: Instance,
+    posted_pico: Mapping[str, int],
+    node: str,
+    terms: Mapping[str, BudgetTerms],
+) -> list[str]:
+    """End an instance; return the budgets that were spent from."""
     name = instance.instance
     state = _states(connection, {name}).get(name)
     if state == CLOSED:
-        return
+        return []
     leased = select(tables.leases.c.budget).where(tables.leases.c.instance == name)
     names = {*connection.execute(leased).scalars(), *posted_pico}
     # Money may have been spent on a budget that the state no longer knows: keep the sum for when its limit comes back.
     known = set(connection.execute(select(tables.budgets.c.id).where(tables.budgets.c.id.in_(names))).scalars())
-    rows = [{"id": budget, "limit_pico": 0, "spent_pico": 0} for budget in sorted(names - known)]
+    made = _make_missing(connection, names - known, terms)
+    rows = [
+        {"id": budget, "limit_pico": 0, "spent_pico": 0, "unit": USD, "ends_ns": 0}
+        for budget in sorted(names - known - {*made})
+    ]
     insert_new(connection, tables.budgets, rows)
     budgets = _load(connection, names)
     connection.execute(delete(tables.leases).where(tables.leases.c.instance == name))
     for budget in names:
-        budgets[budget].close(name, posted_pico.get(budget, 0))
-    _write_spent(connection, budgets)
+        if root_of(budget).partition("+")[2] in RATE_UNITS:
+            # What it let through in that minute is in no journal: all that it could have counts.
+            budgets[budget].close(name, budgets[budget].leases[name].granted_pico)
+        else:
+            budgets[budget].close(name, posted_pico.get(budget, 0))
+    spent = _write_spent(connection, budgets)
     table = tables.instances
     if state is None:
         row = {**msgspec.structs.asdict(instance), "state": CLOSED, "node": node}
         connection.execute(insert(table).values(row))
     else:
         connection.execute(update(table).where(table.c.instance == name).values(state=CLOSED))
+    return spent
+
+
+def _make_missing(connection: Connection, names: Iterable[str], terms: Mapping[str, BudgetTerms]) -> list[str]:
+    """Make the budgets that are asked for the first time; return those of which there are terms."""
+    rows: list[dict[str, Any]] = []
+    for name in sorted(names):
+        known = terms.get(root_of(name))
+        window = known.window_of(name) if known is not None else None
+        if known is None or window is None:
+            continue
+        sums = {"limit_pico": known.limit_pico, "spent_pico": 0}
+        rows.append({"id": name, "unit": known.unit, "ends_ns": window.ends_ns, **sums})
+    insert_new(connection, tables.budgets, rows)
+    return [row["id"] for row in rows]
+
+
+def _freeze(connection: Connection, words: Iterable[Return], at_ns: int) -> None:
+    """Freeze the budgets of ``words`` that are not frozen already."""
+    table = tables.freezes
+    frozen = set(connection.execute(select(table.c.root)).scalars())
+    rows = [
+        {"root": root, "budget": word.budget, "at_ns": at_ns, "reason": word.overrun}
+        for root, word in sorted({root_of(word.budget): word for word in words}.items())
+        if root not in frozen
+    ]
+    if rows:
+        insert_new(connection, table, rows)
+        raise_counter(connection, "changes")
 
 
 def _states(connection: Connection, instances: Iterable[str]) -> dict[str, str]:
@@ -314,8 +437,9 @@ def _load(connection: Connection, names: Iterable[str], *, lock: bool = True) ->
 
 def _write_spent(
     connection: Connection, budgets: Mapping[str, Budget], before: Mapping[str, Budget] | None = None
-) -> None:
-    rows = [
+) -> list[str]:
+    """Write the sums that changed; return of which budgets."""
+    rows: list[dict[str, Any]] = [
         {"at": name, "sum": budget.spent_pico}
         for name, budget in sorted(budgets.items())
         if before is None or budget.spent_pico != before[name].spent_pico
@@ -323,3 +447,4 @@ def _write_spent(
     if rows:
         table = tables.budgets
         connection.execute(update(table).where(table.c.id == bindparam("at")).values(spent_pico=bindparam("sum")), rows)
+    return [row["at"] for row in rows]

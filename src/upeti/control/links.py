@@ -148,8 +148,8 @@ class _Link(asyncio.Protocol):
         match word:
             case words.LeaseAsk(budget, need, posted):
                 self._links.desk.put(ledger.Ask(self.instance, budget, need, posted, final=False, link=self.number))
-            case words.LeaseReturn(budget, amount, posted, recalled):
-                self._links.desk.put(ledger.Return(self.instance, budget, amount, posted, recalled))
+            case words.LeaseReturn(budget, amount, posted, recalled, overrun):
+                self._links.desk.put(ledger.Return(self.instance, budget, amount, posted, recalled, overrun))
             case words.Metrics(values):
                 self._links.metrics.report(self.instance, values)
             case words.MetricsAsk(request):

@@ -14,12 +14,14 @@ import msgspec
 
 from upeti.control import config_file
 from upeti.control.books import Books
+from upeti.control.budgets import stored_terms
 from upeti.control.capacity import post_capacity
 from upeti.control.compile import Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import Document
 from upeti.control.ledger import Ledger
 from upeti.control.places import Places, write_private
 from upeti.control.store import Store
+from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.log import Log
@@ -66,6 +68,11 @@ class Snapshots:
     def version(self) -> int:
         """Version of the snapshot in force; 0 before the first."""
         return self._current.version if self._current is not None else 0
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._document.config
 
     def first(self, *, resume: bool) -> None:
         """Make the first snapshot of this keeper.
@@ -115,11 +122,17 @@ class Snapshots:
             self._log.error("keys_refused", str(error))
 
     def _compile(self, document: Document) -> None:
-        state = State(self._store.all_keys(), self._store.sealed_secrets(), self._store.created_s())
+        state = State(
+            keys=self._store.all_keys(),
+            sealed=self._store.sealed_secrets(),
+            created_s=self._store.created_s(),
+            budgets=stored_terms(self._store),
+            frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
+        )
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)
         self._say([*self._notes, *compiled.warnings])
-        self._ledger.set_limits(compiled.limits_pico)
+        self._ledger.set_terms(compiled.terms)
         # Before a call is served with them: it must be explainable when the file of its price is gone.
         Books(self._store).keep_prices(_prices_of(compiled.snapshot), time.time_ns())
         # Always a new version: a secret's file may have changed, which only its reader sees.

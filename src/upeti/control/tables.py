@@ -72,12 +72,28 @@ secrets = Table(
 budgets = Table(
     "budgets",
     metadata,
-    Column("id", String, primary_key=True),  # such as "key:ID"
+    Column("id", String, primary_key=True),  # such as "key:ID", or "NAME@2026-11" for a window
     Column("limit_pico", Pico, nullable=False),
     Column("spent_pico", Pico, nullable=False),
-    Column("name", String, nullable=False, default=""),  # of the budget that this is a window of
     Column("unit", String, nullable=False, default="USD"),  # a currency, "calls" or "tokens"
     Column("ends_ns", BigInteger, nullable=False, default=0),  # of the window; 0: never
+)
+
+budget_terms = Table(
+    "budget_terms",
+    metadata,
+    Column("name", String, primary_key=True),
+    Column("terms", JSON, nullable=False),  # money.budget_terms.BudgetTerms
+    Column("changed_ns", BigInteger, nullable=False),
+)
+
+freezes = Table(
+    "freezes",
+    metadata,
+    Column("root", String, primary_key=True),  # of the ids of all windows
+    Column("budget", String, nullable=False),  # the window in which a cost came above its bound
+    Column("at_ns", BigInteger, nullable=False),
+    Column("reason", String, nullable=False),
 )
 
 instances = Table(
@@ -120,11 +136,12 @@ alerts = Table(
     "alerts",
     metadata,
     Column("budget", String, primary_key=True),
-    Column("share", Integer, primary_key=True),  # percent of the limit that was passed
+    Column("share", Integer, primary_key=True),  # percent of the limit that was passed; 0: it was frozen
     Column("at_ns", BigInteger, nullable=False),
     Column("spent_pico", Pico, nullable=False),
     Column("limit_pico", Pico, nullable=False),
-    Column("delivered_ns", BigInteger, nullable=False),  # 0: the webhook has not taken it yet
+    Column("reason", String, nullable=False),  # of a freeze
+    Column("delivered_ns", BigInteger, nullable=False),  # 0: the webhook has not taken it yet; -1: there was none
 )
 
 prices_used = Table(

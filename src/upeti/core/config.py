@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}$")]
+FeatureName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/@ -]{1,128}$")]
 RouteName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9_.:/@ -]{1,256})$")]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
@@ -271,6 +272,74 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feature: Annotated[str, Meta(description="Feature of calls that carry no tag.")] = ""
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[budget]]`: a limit on what calls may cost. It holds for every call that has all of `tenant`, `project`, `key` and
+    `feature` that are given here; with none of them, for all calls. `upeti budget set` makes budgets without editing the
+    file.
+    """
+
+    name: Annotated[Name, Meta(description="Name of the budget, shown in refusals and alerts.")]
+    limit: Annotated[str, Meta(description="What may be spent in each window, as a decimal string.")]
+    currency: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Z]{3}$",
+            description="Currency of the limit. A call whose price is in another one is refused (`hard`) or not counted "
+            "(`soft`): amounts of two currencies are never compared.",
+        ),
+    ] = "USD"
+    window: Annotated[
+        Literal["total", "month", "week", "day"],
+        Meta(description="How long the limit is for; each window begins with all of it. A week begins on Monday."),
+    ] = "total"
+    zone: Annotated[str, Meta(description="Time zone in which windows begin, such as `Asia/Jakarta`.")] = "UTC"
+    mode: Annotated[
+        Literal["hard", "soft"],
+        Meta(description="`hard` refuses what would overspend; `soft` only counts and alerts."),
+    ] = "hard"
+    alert_shares: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=1000)], ...],
+        Meta(description="Percent of the limit; when so much is spent, once in a window, an alert is given."),
+    ] = (50, 80, 100)
+    tenant: Annotated[Name, Meta(description="Only calls of this tenant.")] | None = None
+    project: Annotated[Name, Meta(description="Only calls of keys with this project.")] | None = None
+    key: Annotated[Name, Meta(description="Only calls with the key of this id.")] | None = None
+    feature: Annotated[FeatureName, Meta(description="Only calls for this feature.")] | None = None
+
+
+class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[rate_limit]]`: how many calls and tokens a minute, over all workers. Selectors are those of a budget."""
+
+    name: Annotated[Name, Meta(description="Name of the limit, shown in refusals.")]
+    calls_per_minute: (
+        Annotated[int, Meta(ge=1, description="Calls that may begin in each minute of the clock.")] | None
+    ) = None
+    tokens_per_minute: (
+        Annotated[
+            int,
+            Meta(
+                ge=1,
+                description="Tokens, input and output together. As many as a call can take are held while it runs, so a "
+                "call that can take more than this is refused.",
+            ),
+        ]
+        | None
+    ) = None
+    tenant: Annotated[Name, Meta(description="Only calls of this tenant.")] | None = None
+    project: Annotated[Name, Meta(description="Only calls of keys with this project.")] | None = None
+    key: Annotated[Name, Meta(description="Only calls with the key of this id.")] | None = None
+    feature: Annotated[FeatureName, Meta(description="Only calls for this feature.")] | None = None
+
+
+class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[alerts]`: where it is told, besides the log, that a share of a budget is spent or that a budget was frozen."""
+
+    webhook: Annotated[
+        str, Meta(description="An address that takes each alert as JSON by POST; it is tried until it answers 2xx.")
+    ] = ""
+    secret: Secret | None = None
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`upeti.toml`."""
 
@@ -286,3 +355,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     channel: tuple[Channel, ...] = ()
     route: tuple[Route, ...] = ()
     key: tuple[Key, ...] = ()
+    budget: tuple[Budget, ...] = ()
+    rate_limit: tuple[RateLimit, ...] = ()
+    alerts: Alerts = msgspec.field(default_factory=Alerts)

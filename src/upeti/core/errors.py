@@ -10,6 +10,7 @@ UpetiError
     ├── NotFound               404
     ├── TooLarge               413, 431
     ├── BudgetExceeded         429  a limit would be overspent
+    │   └── RateExceeded       429  … of calls or tokens a minute
     ├── Overloaded             503  a limit of this gateway was reached
     ├── UpstreamFailed         502  no candidate answered
     └── DeadlineExceeded       504
@@ -36,11 +37,20 @@ class CallError(UpetiError):
     status = 500
     kind = "api_error"
 
-    def __init__(self, code: str, message: str, *, status: int | None = None, param: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        status: int | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s  # when the same call may fit; None: nobody knows
         if status is not None:
             self.status = status
 
@@ -73,6 +83,10 @@ class TooLarge(CallError):
 class BudgetExceeded(CallError):
     status = 429
     kind = "budget_error"
+
+
+class RateExceeded(BudgetExceeded):
+    kind = "rate_limit_error"
 
 
 class Overloaded(CallError):

@@ -36,6 +36,7 @@ _REASONS: Final = {
 
 _status_lines: dict[tuple[int, bytes, bool], bytes] = {}
 _STATUS_LINES_MAX: Final = 1024  # content types come from providers
+_RETRY_WAIT_MAX_S: Final = 60  # longer, and those libraries do not heed `retry-after`
 
 
 def status_line(call: Call, status: int, content_type: bytes, draining: bool) -> bytes:
@@ -61,10 +62,13 @@ def error_answer(call: Call, error: CallError, call_id: str, draining: bool) -> 
     if call.method == b"HEAD":
         body = b""  # it would be taken for the next answer
     headers = b"x-request-id: %b\r\n" % call_id.encode()
-    if error.status == 429:
+    wait_s = error.retry_after_s
+    if error.status == 429 and (wait_s is None or wait_s > _RETRY_WAIT_MAX_S):
         # OpenAI's and Anthropic's libraries try 429 again by themselves; a spent budget does not come back by that.
         headers += b"x-should-retry: false\r\n"
-    if error.status == 503:
+    if wait_s is not None:
+        headers += b"retry-after: %d\r\n" % wait_s
+    elif error.status == 503:
         headers += b"retry-after: 1\r\n"
     line = status_line(call, error.status, b"application/json", draining)
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (line, headers, len(body), body)

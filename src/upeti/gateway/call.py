@@ -188,16 +188,9 @@ class Call:
 
     def bound_pico(self, lane: Lane, tariff: Tariff) -> int | None:
         """What an attempt can cost at most, at the dearest tier it can reach; None when it cannot be bounded."""
-        if not self.target.wire.bounded:
+        input_tokens = self._input_tokens_max(lane)
+        if input_tokens is None:
             return None
-        input_tokens = len(self.body)
-        context = lane.context_tokens
-        if has_input_elsewhere(self.body, self.fields):
-            if context is None:
-                return None
-            input_tokens = context
-        elif context is not None and context < input_tokens:
-            input_tokens = context
         cap = lane.cap if self.cap is None else self.cap
         reach = tariff.reach
         if len(reach) == 1:
@@ -206,6 +199,21 @@ class Call:
             bound_of(price, input_tokens_max=input_tokens, output_tokens_max=cap, choices=self.choices)
             for price in reach
         )
+
+    def bound_tokens(self, lane: Lane) -> int | None:
+        """How many tokens an attempt can take at most; None when they cannot be bounded."""
+        input_tokens = self._input_tokens_max(lane)
+        if input_tokens is None:
+            return None
+        return self.choices * (input_tokens + (lane.cap if self.cap is None else self.cap))
+
+    def _input_tokens_max(self, lane: Lane) -> int | None:
+        if not self.target.wire.bounded:
+            return None
+        context = lane.context_tokens
+        if has_input_elsewhere(self.body, self.fields):
+            return context
+        return len(self.body) if context is None else min(context, len(self.body))
 
     @property
     def asks_usage_for_us(self) -> bool:

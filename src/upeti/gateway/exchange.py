@@ -16,17 +16,18 @@ from upeti.gateway.call import Call
 from upeti.gateway.failure import ClientLeft, Failure, TimedOut
 from upeti.gateway.fiber import NEVER_S, Gate
 from upeti.gateway.headers import request_headers
-from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Purse
+from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Rates
 from upeti.gateway.live import Lane, Tariff
 from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
+from upeti.gateway.purses import PurseSet
 from upeti.gateway.routing import plan
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 
 _BACK_OFF_S: Final = 0.1  # before the same candidates are tried again; doubled each time
 # How long a call waits for a lease while the keeper is away: a keeper restarts within a second.
 _KEEPER_WAIT_S: Final = 3.0
-_NO_KEEPER: Final = "The key's budget has no lease left here and the keeper does not answer: try again shortly."
+_NO_KEEPER: Final = "The call's budgets have no lease left here and the keeper does not answer: try again shortly."
 _ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
 
 
@@ -96,17 +97,21 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
     if now_ns >= lane.until_ns:
         lane.look_up_prices(now_ns)
     tariff = lane.tariff(call.tier)
-    budgets = caller.budgets
-    purses: tuple[Purse, ...] = ()
+    currency = tariff.price.currency if tariff is not None else lane.currency
+    found = call.view.purses.find(caller, call.feature, currency, now_ns, gateway.holds)
+    purses = found.purses
+    rates: Rates = ()
     try:
-        bound = _bound(call, lane, tariff, bool(budgets))
+        bound = _bound(call, lane, tariff, found.limited)
         bound_pico = bound or 0
-        if budgets:
-            purses = gateway.holds.purses_of(budgets)
-            if not gateway.holds.place(purses, bound_pico):
-                call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
-                await gateway.holds.place_with_more(purses, bound_pico)
-                call.fiber.deadline = NEVER_S
+        if found.stopped:
+            found.check(bound_pico, currency)
+        if found.calls or found.tokens:
+            rates = _rates(call, lane, found)
+        if not gateway.holds.place(purses, bound_pico, rates):
+            call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
+            await gateway.holds.place_with_more(purses, bound_pico, rates)
+            call.fiber.deadline = NEVER_S
     except TimedOut:
         return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
     except CallError as error:
@@ -128,16 +133,16 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         lane.model,
         call.target.wire.name,
         call.stream,
-        budgets,
+        found.budgets,
         bound_pico,
-        tariff.price.currency if tariff is not None else lane.currency,
+        currency,
         bound is not None,
     )
     breaker = lane.channel.breaker
     if breaker.is_open:
         breaker.trying(gateway.loop.time())  # before others are planned in this turn of the loop
     price = tariff.price if tariff is not None else None
-    with Attempt(opened, price, purses, gateway, lane.prices_by_tier, lane.usual_tier(call.tier)) as attempt:
+    with Attempt(opened, price, purses, gateway, lane.prices_by_tier, lane.usual_tier(call.tier), rates) as attempt:
         await gateway.journal
         return await _dispatch(call, lane, attempt)
 
@@ -169,6 +174,21 @@ def _bound(call: Call, lane: Lane, tariff: Tariff | None, limited: bool) -> int 
 def _at_tier(call: Call, lane: Lane) -> str:
     tier = lane.usual_tier(call.tier)
     return f" at the service tier {tier[:100]!r}" if tier else ""
+
+
+def _rates(call: Call, lane: Lane, found: PurseSet) -> Rates:
+    """What to hold on the rate limits. Raises ``BadRequest`` where tokens are limited and cannot be bounded."""
+    tokens = 0
+    if found.tokens and call.target.method not in ("GET", "DELETE"):
+        bound = call.bound_tokens(lane)
+        if bound is None:
+            raise BadRequest(
+                "tokens_unbounded",
+                "The tokens of this call cannot be bounded, so a key with a limit of tokens a minute may not make it: use a "
+                "key without one, or set context_tokens on the candidate.",
+            )
+        tokens = bound
+    return found.rates(first=not call.attempts, tokens=tokens)
 
 
 def _refused(call: Call) -> bool:

@@ -72,7 +72,7 @@ class Gateway:
             segment_seconds=first.journal.segment_seconds,
         )
         self.keeper = KeeperClient(data_dir / "run" / "keeper.sock", self.instance, worker, loop)
-        self.holds = Holds(self.keeper)
+        self.holds = Holds(self.keeper, self.now_ns)
         self.keeper.on_grant = self._granted
         self.keeper.on_recall = self.holds.recalled
         self.keeper.on_snapshot = self.swap
@@ -105,6 +105,7 @@ class Gateway:
         except ConfigError as error:
             self.log.error("snapshot_refused", str(error))
             return
+        self.holds.frozen(new.frozen)
         self.limits = new.gateway
         self.idle_timeout_s = new.gateway.idle_timeout_ms / 1000
         self.log.info("snapshot", "a new snapshot is in use", version=new.version)
@@ -128,7 +129,7 @@ class Gateway:
                 channel.pool.close_idle(now_s)
 
     def _granted(self, grant: LeaseGrant) -> None:
-        self.holds.granted(grant.budget, grant.amount_pico, grant.left_pico, grant.limit_pico, grant.resets_ns)
+        self.holds.granted(grant.budget, grant.amount_pico, grant.left_pico, grant.limit_pico)
 
     def _samples(self) -> dict[str, float]:
         values = self.metrics.samples()

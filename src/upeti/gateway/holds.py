@@ -1,25 +1,28 @@
 """Money held before an attempt and settled once after it, on every way out.
 
-A *purse* is this worker's part of one budget: a lease from the keeper, what of it is held by attempts under way, and what
-they have posted. ``Holds.place`` holds a bound on all of a caller's budgets or on none. ``Attempt`` owns one hold:
-leaving its ``with`` block settles it, whatever the way out, by the table ``ENDINGS``.
+A *purse* is this worker's part of one window of a budget: a lease from the keeper, what of it is held by attempts under
+way, and what they have posted. ``Holds.place`` holds a bound on all of a caller's budgets, and calls and tokens on all
+its rate limits, or on none. ``Attempt`` owns one hold: leaving its ``with`` block settles it, whatever the way out, by
+the table ``ENDINGS``. A soft budget is counted and never asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from types import TracebackType
 from typing import Final, Protocol
 
-from upeti.core.amount import decimal_text
-from upeti.core.errors import BudgetExceeded
+from upeti.core.amount import PICO_PER_UNIT, decimal_text
 from upeti.core.events import AttemptOpened, AttemptSettled, Outcome
-from upeti.core.meters import Meters
+from upeti.core.meters import AUDIO_SECONDS, Meters
 from upeti.gateway.fiber import Fiber, parked
 from upeti.gateway.metrics import WorkerMetrics
+from upeti.gateway.refusals import exceeded
 from upeti.journal.writer import JournalWriter
+from upeti.money.budget_terms import CALLS, USD, name_of
 from upeti.money.price import Price, cost_of
 
 
@@ -86,8 +89,12 @@ _POSTED: Final = Outcome.POSTED
 _UNPRICED: Final = Outcome.UNPRICED
 
 
+# Until then a late settlement, or the answer to an ask, may still come for a window that is over.
+_ENDED_KEPT_NS: Final = 60 * 10**9
+
+
 class Purse:
-    """This worker's part of one budget, in pico units."""
+    """This worker's part of one budget, in pico units of what it limits: money, calls or tokens."""
 
     __slots__ = (
         "asked",
@@ -96,21 +103,33 @@ class Purse:
         "lease",
         "left_elsewhere",
         "limit",
+        "name",
+        "overrun",
         "posted",
         "refused",
         "resets_ns",
+        "soft",
+        "told",
+        "unit",
         "used",
         "waiting",
+        "zone",
     )
 
     def __init__(self, budget: str) -> None:
         self.budget = budget
+        self.name = name_of(budget)
+        self.unit = USD
+        self.soft = False  # counted, never refused
         self.lease = 0  # granted and not yet posted or returned; `held` is a part of it
         self.held = 0
         self.posted = 0  # since this worker started
+        self.told = 0  # of that, what the keeper was told
         self.left_elsewhere = 0  # neither spent nor leased to anyone, at the keeper's last word
         self.limit = 0
-        self.resets_ns = 0
+        self.resets_ns = 0  # when its window ends; 0: never
+        self.zone = "UTC"
+        self.overrun = ""  # what cost more than its bound, until the keeper has frozen the budget
         self.asked = False
         self.refused = False  # the keeper's answer to the last ask was that there is no more
         self.used = False  # since the last tick
@@ -141,6 +160,10 @@ class Purse:
             fiber.resume(ticket)
 
 
+Rates = tuple[tuple[Purse, int], ...]
+"""What an attempt holds of calls and tokens: (purse, pico units) of each rate limit."""
+
+
 class Treasury(Protocol):
     """Who grants leases: the keeper, as this worker reaches it."""
 
@@ -148,18 +171,22 @@ class Treasury(Protocol):
         """Ask for more; False when the keeper cannot be reached. The answer comes to ``Holds.granted``."""
         ...
 
-    def give_back(self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool) -> bool:
-        """Return a part of a lease, or only say what was posted; False when the keeper cannot be reached."""
+    def give_back(
+        self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool = False, overrun: str = ""
+    ) -> bool:
+        """Return a part of a lease, or only say what was posted, or what has overrun its bound; False when the keeper
+        cannot be reached.
+        """
         ...
 
 
 class Holds:
     """The purses of one worker."""
 
-    def __init__(self, treasury: Treasury) -> None:
+    def __init__(self, treasury: Treasury, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._purses: dict[str, Purse] = {}
-        self._sets: dict[tuple[str, ...], tuple[Purse, ...]] = {}
         self._treasury = treasury
+        self._now_ns = now_ns
 
     def purse(self, budget: str) -> Purse:
         purse = self._purses.get(budget)
@@ -168,27 +195,33 @@ class Holds:
         return purse
 
     def purses_of(self, budgets: tuple[str, ...]) -> tuple[Purse, ...]:
-        known = self._sets.get(budgets)
-        if known is None:
-            known = self._sets[budgets] = tuple([self.purse(budget) for budget in budgets])
-        return known
+        return tuple([self.purse(budget) for budget in budgets])
 
-    def place(self, purses: tuple[Purse, ...], bound_pico: int) -> bool:
-        """Hold ``bound_pico`` on every purse or on none; False when a lease does not reach."""
+    def place(self, purses: tuple[Purse, ...], bound_pico: int, rates: Rates = ()) -> bool:
+        """Hold ``bound_pico`` on every purse, and what ``rates`` say, or nothing; False when a lease does not reach."""
         for purse in purses:
-            if purse.lease - purse.held < bound_pico:
+            if purse.lease - purse.held < bound_pico and not purse.soft:
+                return False
+        for purse, amount_pico in rates:
+            if purse.lease - purse.held < amount_pico:
                 return False
         for purse in purses:
             purse.held += bound_pico
             purse.used = True
+        for purse, amount_pico in rates:
+            purse.held += amount_pico
+            purse.used = True
         return True
 
-    async def place_with_more(self, purses: tuple[Purse, ...], bound_pico: int) -> None:
+    async def place_with_more(self, purses: tuple[Purse, ...], bound_pico: int, rates: Rates = ()) -> None:
         """The same, asking the keeper. Raises ``BudgetExceeded``."""
-        while not self.place(purses, bound_pico):
+        while not self.place(purses, bound_pico, rates):
             for purse in purses:
-                if purse.lease - purse.held < bound_pico:
+                if purse.lease - purse.held < bound_pico and not purse.soft:
                     await self._more(purse, bound_pico)
+            for purse, amount_pico in rates:
+                if purse.lease - purse.held < amount_pico:
+                    await self._more(purse, amount_pico)
 
     async def _more(self, purse: Purse, bound_pico: int) -> None:
         """Wait for the keeper's answer, for the keeper itself, or for the end of another hold: the caller's deadline
@@ -200,22 +233,14 @@ class Holds:
             purse.asked = self._treasury.ask(purse.budget, need, purse.posted)
         await parked(purse)
         if purse.refused and purse.lease - purse.held < bound_pico:
-            raise self._exceeded(purse, bound_pico)
+            raise exceeded(purse, bound_pico, self._now_ns())
 
-    def _exceeded(self, purse: Purse, bound_pico: int) -> BudgetExceeded:
-        return BudgetExceeded(
-            "budget_exceeded",
-            f"The budget {purse.budget!r} has {decimal_text(purse.left)} of {decimal_text(purse.limit)} USD left; this call "
-            f"can cost up to {decimal_text(bound_pico)}. Lower max_tokens, or have the limit raised.",
-        )
-
-    def granted(self, budget: str, amount_pico: int, left_pico: int, limit_pico: int, resets_ns: int) -> None:
+    def granted(self, budget: str, amount_pico: int, left_pico: int, limit_pico: int) -> None:
         """The keeper's answer to ``ask``."""
         purse = self.purse(budget)
         purse.lease += amount_pico
         purse.left_elsewhere = left_pico
         purse.limit = limit_pico
-        purse.resets_ns = resets_ns
         purse.asked = False
         purse.refused = amount_pico == 0
         purse.wake()
@@ -235,13 +260,31 @@ class Holds:
         """Another worker needs it: give back what is not held."""
         self._give_back(self.purse(budget), recalled=True)
 
-    def return_idle(self) -> None:
-        """Called now and then: leases that nobody used since the last time go back; posted sums are reported."""
+    def limited(self, purse: Purse, limit_pico: int) -> None:
+        """A new snapshot says what the limit is: what a lower one no longer covers must not be spent from here."""
+        if limit_pico < purse.limit:
+            self._give_back(purse)
+        purse.limit = limit_pico
+
+    def frozen(self, roots: frozenset[str]) -> None:
+        """A new snapshot says what is frozen: the keeper has heard of it."""
         for purse in self._purses.values():
-            if not purse.used and purse.lease - purse.held > 0:
+            if purse.overrun and purse.budget.partition("@")[0] in roots:
+                purse.overrun = ""
+
+    def return_idle(self) -> None:
+        """Called now and then: leases that nobody used since the last time, and those of windows that are over, go back;
+        posted sums are reported.
+        """
+        now_ns = self._now_ns()
+        for purse in tuple(self._purses.values()):
+            ended = 0 < purse.resets_ns <= now_ns
+            if (ended or not purse.used) and purse.lease > purse.held:
                 self._give_back(purse)
-            elif purse.used:
-                self._treasury.give_back(purse.budget, 0, purse.posted, recalled=False)
+            elif purse.posted != purse.told or purse.overrun:
+                self._say(purse, 0)
+            elif ended and not purse.held and not purse.waiting and purse.resets_ns + _ENDED_KEPT_NS < now_ns:
+                del self._purses[purse.budget]
             purse.used = False
 
     def return_all(self) -> None:
@@ -249,11 +292,19 @@ class Holds:
             self._give_back(purse)
 
     def _give_back(self, purse: Purse, *, recalled: bool = False) -> None:
-        amount = max(0, purse.lease - purse.held)
+        amount_pico = max(0, purse.lease - purse.held)
         # While there is no keeper nobody else can have it, and here it can still be spent.
-        if self._treasury.give_back(purse.budget, amount, purse.posted, recalled=recalled):
-            purse.lease -= amount
-            purse.left_elsewhere += amount
+        if self._say(purse, amount_pico, recalled=recalled):
+            purse.lease -= amount_pico
+            purse.left_elsewhere += amount_pico
+
+    def _say(self, purse: Purse, amount_pico: int, *, recalled: bool = False) -> bool:
+        said = self._treasury.give_back(
+            purse.budget, amount_pico, purse.posted, recalled=recalled, overrun=purse.overrun
+        )
+        if said:
+            purse.told = purse.posted
+        return said
 
 
 class Recorder(Protocol):
@@ -288,6 +339,7 @@ class Attempt:
         "outcome",
         "price",
         "purses",
+        "rates",
         "sent",
         "tier",
     )
@@ -300,6 +352,7 @@ class Attempt:
         gateway: Recorder,
         prices_by_tier: Mapping[str, Price] = _NO_PRICES,
         tier: str = "",
+        rates: Rates = (),
     ) -> None:
         """``tier`` and ``price`` hold unless the answer reports another tier, whose price is in ``prices_by_tier``."""
         self.opened = opened
@@ -307,6 +360,7 @@ class Attempt:
         self.tier = tier
         self._prices_by_tier = prices_by_tier
         self.purses = purses
+        self.rates = rates
         self.sent = False  # whether the provider may have seen it
         self.outcome: Outcome | None = None
         self.cost_pico = 0
@@ -343,12 +397,17 @@ class Attempt:
             ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
         self.outcome = outcome
         self.cost_pico = cost_pico
+        hold_pico = opened.bound_pico
         for purse in self.purses:
-            purse.held -= opened.bound_pico
+            purse.held -= hold_pico
             purse.lease -= cost_pico
             purse.posted += cost_pico
             if purse.waiting:
                 gateway.loop.call_soon(purse.released)
+        if cost_pico > hold_pico:
+            self._overran()
+        if self.rates:
+            self._settle_rates(ended, meters)
         gateway.open_attempts.discard(self)
         status = 0
         first_byte_us = total_us = -1
@@ -374,6 +433,35 @@ class Attempt:
         gateway.journal.append(settled)
         gateway.metrics.settled.append((opened.channel, settled))
 
+    def _overran(self) -> None:
+        """The bound was wrong. The budget nearest to the caller is to be frozen: whoever shares the wider ones is not to
+        be stopped by one caller's calls.
+        """
+        opened = self.opened
+        for purse in reversed(self.purses):
+            if not purse.soft:
+                purse.overrun = (
+                    f"{opened.call_id}-{opened.attempt} to {opened.model} on {opened.channel} cost "
+                    f"{decimal_text(self.cost_pico)} {opened.currency}, above its bound {decimal_text(opened.bound_pico)}"
+                )
+                return
+
+    def _settle_rates(self, ended: Ended, meters: Meters | None) -> None:
+        """A call counts once it was let through; tokens count as reported, or as held when nobody knows."""
+        loop = self._gateway.loop
+        for purse, held_pico in self.rates:
+            used_pico = held_pico
+            if purse.unit != CALLS:
+                if ENDINGS[ended] is not Rule.METERS:
+                    used_pico = 0
+                elif meters is not None:
+                    used_pico = tokens_of(meters) * PICO_PER_UNIT
+            purse.held -= held_pico
+            purse.lease -= used_pico
+            purse.posted += used_pico
+            if purse.waiting:
+                loop.call_soon(purse.released)
+
     def __enter__(self) -> Attempt:
         return self
 
@@ -382,3 +470,8 @@ class Attempt:
     ) -> None:
         if self.outcome is None:
             self.settle(Ended.CRASHED)
+
+
+def tokens_of(meters: Meters) -> int:
+    """Return the tokens of all meters together."""
+    return sum(quantity for name, quantity in meters.items() if name != AUDIO_SECONDS)

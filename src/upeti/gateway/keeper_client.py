@@ -68,9 +68,11 @@ class KeeperClient:
     def ask(self, budget: str, need_pico: int, posted_pico: int) -> bool:
         return self._send(LeaseAsk(budget, need_pico, posted_pico))
 
-    def give_back(self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool) -> bool:
+    def give_back(
+        self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool = False, overrun: str = ""
+    ) -> bool:
         # Sent and lost is not lost: what is left is said again with the next Hello, and the keeper takes back the rest.
-        return self._send(LeaseReturn(budget, amount_pico, posted_pico, recalled))
+        return self._send(LeaseReturn(budget, amount_pico, posted_pico, recalled, overrun))
 
     def report(self, samples: dict[str, float]) -> None:
         self._send(Metrics(samples))

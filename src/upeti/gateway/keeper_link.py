@@ -48,13 +48,15 @@ class LeaseReturn(msgspec.Struct, frozen=True, array_like=True, tag="return"):
     """The worker gives back ``amount_pico`` of a lease (a recall's answer, or idle, or at the end).
 
     ``recalled``: it is the answer to a recall, and everything that is not held; without it, a report that crossed the
-    recall would pass for its answer.
+    recall would pass for its answer. ``overrun`` says, in words, what cost more than its bound: the budget is to be
+    frozen.
     """
 
     budget: str
     amount_pico: int
     posted_pico: int
     recalled: bool = False
+    overrun: str = ""
 
 
 class Metrics(msgspec.Struct, frozen=True, array_like=True, tag="metrics"):
@@ -72,15 +74,14 @@ class MetricsAsk(msgspec.Struct, frozen=True, array_like=True, tag="metrics?"):
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
     """Answer to LeaseAsk: ``amount_pico`` is added to the worker's lease (0: there is no more).
 
-    ``left_pico`` is what is neither spent nor leased to anyone after this grant; ``limit_pico`` the
-    budget's limit; ``resets_ns`` when its window ends (0: never).
+    ``left_pico`` is what is neither spent nor leased to anyone after this grant, below zero when the limit was
+    lowered; ``limit_pico`` the budget's limit.
     """
 
     budget: str
     amount_pico: int
     left_pico: int
     limit_pico: int
-    resets_ns: int = 0
 
 
 class LeaseRecall(msgspec.Struct, frozen=True, array_like=True, tag="recall"):

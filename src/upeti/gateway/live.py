@@ -17,6 +17,7 @@ from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, identify
 from upeti.gateway.health import Breaker
 from upeti.gateway.paths import Target
+from upeti.gateway.purses import PurseFinder
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
 from upeti.gateway.upstream import Pool
 from upeti.money.price import Price, tiers_at
@@ -214,6 +215,7 @@ class LiveView:
         self.channels = channels
         self.routes = snapshot.routes
         self.refuse_unpriced = snapshot.unpriced == "refuse"
+        self.purses = PurseFinder(snapshot.budgets, snapshot.frozen)
         self._ways: dict[tuple[str, Target, str], Way] = {}
         self._callers: dict[bytes, Caller] = {}
 

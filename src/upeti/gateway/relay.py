@@ -175,8 +175,13 @@ def _held_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str) -> 
 def _our_headers(call: Call, lane: Lane, attempt: Attempt, request_id: str, name: str, cost: str) -> bytes:
     purses = attempt.purses
     left = ""
-    if purses:
-        left_pico = purses[0].left if len(purses) == 1 else min([purse.left for purse in purses])
+    left_pico = -1
+    for purse in purses:
+        if not purse.soft:
+            of_purse_pico = purse.lease - purse.held + purse.left_elsewhere
+            if of_purse_pico < left_pico or left_pico < 0:
+                left_pico = of_purse_pico if of_purse_pico > 0 else 0
+    if left_pico >= 0:
         left = f"x-upeti-budget-left: {decimal_text(left_pico)}\r\n"
     theirs = f"x-upeti-provider-request-id: {request_id}\r\n" if request_id else ""
     return (

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from upeti.core.config import Gateway, Journal
+from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
 
 
@@ -22,9 +23,10 @@ class Caller(msgspec.Struct, frozen=True):
     tenant: str
     project: str
     feature: str = ""  # when a call carries no tag
-    budgets: tuple[str, ...] = ()  # ids of the budgets every attempt is held on; () = no limit
+    budgets: tuple[str, ...] = ()  # ("key:ID",) when the key has a limit of its own
     routes: frozenset[str] = frozenset()  # empty: all
     expires_ns: int = 0  # 0: never
+    limit: str = ""  # the key's own, decimal USD
 
 
 class SecretRef(msgspec.Struct, frozen=True):
@@ -92,6 +94,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     default_channel: str = ""
     unpriced: str = "refuse"  # "refuse" | "record"
     output_tokens_default: int = 4096
+    budgets: tuple[BudgetTerms, ...] = ()  # named ones, and rate limits
+    frozen: frozenset[str] = frozenset()  # roots of budgets that refuse until they are released
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)

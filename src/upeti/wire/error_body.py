@@ -14,6 +14,7 @@ _ANTHROPIC_TYPES = {
     "not_found_error": "not_found_error",
     "request_too_large": "request_too_large",
     "budget_error": "rate_limit_error",
+    "rate_limit_error": "rate_limit_error",
     "overloaded_error": "overloaded_error",
     "timeout_error": "timeout_error",
 }

@@ -14,9 +14,21 @@ depends_on = None
 def upgrade() -> None:
     text, pico, ns = sa.String, sa.String, sa.BigInteger
     op.add_column("instances", sa.Column("node", text(), nullable=False, server_default=""))
-    op.add_column("budgets", sa.Column("name", text(), nullable=False, server_default=""))
     op.add_column("budgets", sa.Column("unit", text(), nullable=False, server_default="USD"))
     op.add_column("budgets", sa.Column("ends_ns", ns(), nullable=False, server_default="0"))
+    op.create_table(
+        "budget_terms",
+        sa.Column("name", text(), primary_key=True),
+        sa.Column("terms", sa.JSON(), nullable=False),
+        sa.Column("changed_ns", ns(), nullable=False),
+    )
+    op.create_table(
+        "freezes",
+        sa.Column("root", text(), primary_key=True),
+        sa.Column("budget", text(), nullable=False),
+        sa.Column("at_ns", ns(), nullable=False),
+        sa.Column("reason", text(), nullable=False),
+    )
     op.create_table(
         "nodes",
         sa.Column("node", text(), primary_key=True),
@@ -31,6 +43,7 @@ def upgrade() -> None:
         sa.Column("at_ns", ns(), nullable=False),
         sa.Column("spent_pico", pico(), nullable=False),
         sa.Column("limit_pico", pico(), nullable=False),
+        sa.Column("reason", text(), nullable=False),
         sa.Column("delivered_ns", ns(), nullable=False),
     )
     op.create_table(

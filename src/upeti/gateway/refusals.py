@@ -1,0 +1,38 @@
+"""What a caller is told when a purse does not reach: which budget, what is left of what, when it resets, what helps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from upeti.core.amount import decimal_text
+from upeti.core.errors import BudgetExceeded, RateExceeded
+from upeti.money.budget_terms import RATE_UNITS, TOKENS
+from upeti.money.window import iso_time
+
+if TYPE_CHECKING:
+    from upeti.gateway.holds import Purse
+
+
+def exceeded(purse: Purse, bound_pico: int, now_ns: int) -> BudgetExceeded:
+    """Return the refusal of a call that can take up to ``bound_pico`` of what ``purse`` is a part of."""
+    left, limit, bound = decimal_text(purse.left), decimal_text(purse.limit), decimal_text(bound_pico)
+    # What does not fit into the whole limit will not fit into the next window's either.
+    fits_later = purse.resets_ns and bound_pico <= purse.limit
+    wait_s = max(1, -((now_ns - purse.resets_ns) // 10**9)) if fits_later else None
+    what = f"{purse.name!r} has {left} of {limit} {purse.unit} left"
+    if purse.unit in RATE_UNITS:
+        need = f"; this call can take up to {bound}. Lower max_tokens" if purse.unit == TOKENS else ". Send fewer calls"
+        again = f", try again in {wait_s} s" if fits_later else ""
+        return RateExceeded(
+            "rate_limit_exceeded",
+            f"The rate limit {what} in this minute{need}{again}, or have the limit raised.",
+            retry_after_s=wait_s,
+        )
+    lowered = "" if purse.left_elsewhere >= 0 else " More is spent or held than the limit: it was lowered."
+    resets = f" until {iso_time(purse.resets_ns, purse.zone)}" if purse.resets_ns else ""
+    return BudgetExceeded(
+        "budget_exceeded",
+        f"The budget {what}{resets}; this call can cost up to {bound}.{lowered} Lower max_tokens,"
+        f"{' wait until then,' if fits_later else ''} or have the limit raised.",
+        retry_after_s=wait_s,
+    )
