@@ -220,6 +220,10 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             rates_file=absolute(config.money.rates_file),
         ),
         state=replace(config.state, password=place(config.state.password)),
+        telemetry=replace(
+            config.telemetry,
+            headers={name: place(value) or "" for name, value in config.telemetry.headers.items()},
+        ),
         channel=tuple(map(channel, config.channel)),
         key=tuple(map(key, config.key)),
     )

@@ -18,7 +18,7 @@ import msgspec
 
 from upeti.control.places import Places
 from upeti.core.amount import AmountError, parse_pico
-from upeti.core.config import Budget, Channel, Config, Control, Key, RateLimit, State
+from upeti.core.config import Budget, Channel, Config, Control, Key, RateLimit, State, Telemetry
 from upeti.money.budget_terms import KEY_PREFIX
 
 # sun_path of a Unix socket's address is 108 bytes with its closing zero (unix(7)).
@@ -44,6 +44,7 @@ def problems_of(config: Config) -> list[Problem]:
         *_unique("rate_limit", "name", [rate.name for rate in config.rate_limit]),
         *_gateway(config),
         *_state(config.state),
+        *_telemetry(config.telemetry),
         *_files(config),
         *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
         *_candidates(config),
@@ -79,6 +80,16 @@ def _gateway(config: Config) -> Iterator[Problem]:
     if len(bytes(socket)) > SOCKET_PATH_BYTES_MAX:
         what = f"data_dir is too long: its Unix socket {socket} has {len(bytes(socket))} bytes"
         yield Problem("data_dir", what, f"choose one so that it has at most {SOCKET_PATH_BYTES_MAX}")
+
+
+def _telemetry(telemetry: Telemetry) -> Iterator[Problem]:
+    url = urlsplit(telemetry.otlp_endpoint)
+    if telemetry.otlp_endpoint and (url.scheme not in ("http", "https") or not url.hostname or url.query):
+        what = "telemetry.otlp_endpoint is no URL of a collector"
+        yield Problem("telemetry.otlp_endpoint", what, 'write it like otlp_endpoint = "http://127.0.0.1:4318"')
+    elif url.path.rstrip("/").endswith(("/v1/traces", "/v1/metrics")):
+        what = "telemetry.otlp_endpoint names one signal"
+        yield Problem("telemetry.otlp_endpoint", what, "end it before /v1: traces and metrics go to their own paths")
 
 
 def _state(state: State) -> Iterator[Problem]:

@@ -40,6 +40,7 @@ from upeti.control.ports import hold
 from upeti.control.recovery import Recovery
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
+from upeti.control.telemetry_child import TelemetryChild
 from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
 from upeti.gateway.log import Log
@@ -130,6 +131,7 @@ class Keeper:
             self.budgets.run(),
         ):
             self._start(work)
+        self._start(self._telemetry().run())
         if self.peers is not None:
             self._start(self._beat())
             self._start(self.peers.run())
@@ -253,6 +255,10 @@ class Keeper:
         self.desk.freed()
         if count:
             self.log.warning("recovered", "open attempts were posted at their bound", attempts=count)
+
+    def _telemetry(self) -> TelemetryChild:
+        settings = lambda: self.snapshots.config.telemetry  # noqa: E731 - it changes with the configuration
+        return TelemetryChild(settings, self.places, self.store.url, self.node.name, self.log)
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------

@@ -148,6 +148,37 @@ class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 4096
 
 
+class Telemetry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[telemetry]`: spans and metrics of settled attempts over OTLP, from the journal (`pip install upeti[telemetry]`)."""
+
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="Base URL of an OpenTelemetry collector that takes OTLP over HTTP, such as "
+            "`http://127.0.0.1:4318`. Empty: nothing is sent."
+        ),
+    ] = ""
+    headers: Annotated[
+        dict[str, Secret],
+        Meta(description="Headers sent with it: name → where the value is found (`env:`, `file:`, `stored:`)."),
+    ] = msgspec.field(default_factory=dict)
+    semconv: Annotated[
+        Literal["1.36", "1.37", "1.41"],
+        Meta(
+            description="Whose names are used: `1.36` says `gen_ai.system`; `1.37` `gen_ai.provider.name`; `1.41` adds "
+            "cached and reasoning tokens."
+        ),
+    ] = "1.41"
+    service_name: Annotated[str, Meta(min_length=1, description="`service.name` of all that is sent.")] = "upeti"
+    sample_share: Annotated[
+        float, Meta(ge=0, le=1, description="Share of calls whose attempts are sent as spans. Metrics count all.")
+    ] = 1.0
+    temporality: Annotated[
+        Literal["cumulative", "delta"],
+        Meta(description="Whether metrics are totals since the start or what came since the last time."),
+    ] = "cumulative"
+
+
 class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[channel]]`: one contract party, account and endpoint through which models are reached."""
 
@@ -352,6 +383,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: State = msgspec.field(default_factory=State)
     node: Node = msgspec.field(default_factory=Node)
     money: Money = msgspec.field(default_factory=Money)
+    telemetry: Telemetry = msgspec.field(default_factory=Telemetry)
     channel: tuple[Channel, ...] = ()
     route: tuple[Route, ...] = ()
     key: tuple[Key, ...] = ()

@@ -10,7 +10,26 @@ from upeti.gateway.snapshot import SecretRef
 
 
 def resolve(reference: SecretRef, data_dir: Path) -> str:
-    """Raises ``ConfigError`` that names the reference, never the secret."""
+    """Return an API key. Raises ``ConfigError`` that names the reference, never the secret."""
+    secret = _find(reference, data_dir)
+    if not secret or any(not "!" <= letter <= "~" for letter in secret):
+        raise ConfigError(
+            f"the secret {reference.kind}:{reference.name} is empty or holds blanks: it cannot be sent in a header"
+        )
+    return secret
+
+
+def header_value(reference: SecretRef, data_dir: Path) -> str:
+    """Return the whole value of a header, such as ``Bearer …``. Raises ``ConfigError``, as ``resolve``."""
+    value = _find(reference, data_dir)
+    if not value or any(not " " <= letter <= "~" for letter in value):
+        raise ConfigError(
+            f"the secret {reference.kind}:{reference.name} is empty or no line of ASCII: it cannot be sent in a header"
+        )
+    return value
+
+
+def _find(reference: SecretRef, data_dir: Path) -> str:
     if reference.kind == "env":
         secret = os.environ.get(reference.name, "")
         if not secret:
@@ -25,8 +44,4 @@ def resolve(reference: SecretRef, data_dir: Path) -> str:
         from upeti.providers.sealed import master_key, open_sealed
 
         secret = open_sealed(reference.sealed, master_key(data_dir)).decode(errors="replace")
-    if not secret or not secret.isascii() or any(ord(letter) < 33 or ord(letter) > 126 for letter in secret):
-        raise ConfigError(
-            f"the secret {reference.kind}:{reference.name} is empty or holds blanks: it cannot be sent in a header"
-        )
     return secret

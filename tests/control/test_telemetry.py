@@ -1,0 +1,186 @@
+"""The telemetry process on a real journal and a real receiver: at least once, over restarts, without a collector."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from support.journal_files import JournalFiles, opened, settled
+from support.keeper_side import CONFIG, until
+from support.keeper_side import running_keeper as keeper_process
+from support.otlp_receiver import Receiver, attributes, running_receiver
+from upeti.control.telemetry import EXIT_TAKEN
+from upeti.core.config import Telemetry
+
+
+class TelemetryProcess:
+    def __init__(self, data_dir: Path, settings: Telemetry) -> None:
+        self.log_path = data_dir / "telemetry.log"
+        command = [sys.executable, "-m", "upeti.control.telemetry", "--data-dir", str(data_dir), "--node", "n1"]
+        command += ["--settings", msgspec.json.encode(settings).decode()]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env=os.environ | {"TOKEN": "Bearer t"})
+
+    def events(self) -> list[str]:
+        return [json.loads(line)["event"] for line in self.log_path.read_text().splitlines()]
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(timeout=10)
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with running_receiver() as serving:
+        yield serving
+
+
+def calls(receiver: Receiver) -> list[str]:
+    return [attributes(span)["upeti.call_id"] for span in receiver.spans]
+
+
+def settings(receiver: Receiver, **changes: object) -> Telemetry:
+    return msgspec.structs.replace(
+        Telemetry(otlp_endpoint=receiver.url, headers={"authorization": "env:TOKEN"}), **changes
+    )
+
+
+def position_file(data_dir: Path) -> Path:
+    return data_dir / "telemetry.json"
+
+
+def test_it_sends_what_is_settled_from_now_on_and_goes_on_after_a_restart(tmp_path: Path, receiver: Receiver) -> None:
+    files = JournalFiles(tmp_path)
+    files.append(opened(1), settled(1), opened(2))
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(position_file(tmp_path).exists, what="the position")
+    files.append(settled(2), opened(3), settled(3), opened(4))
+    until(lambda: len(receiver.spans) == 2, what="spans")
+    assert process.stop() == 0
+    assert sum(point.as_int for point in receiver.points("upeti.attempts")) == 2
+    files.append(settled(4))
+    files.rotate()
+    files.append(opened(5), settled(5))
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(lambda: len(receiver.spans) == 4, what="spans")
+    assert process.stop() == 0
+    assert calls(receiver) == [f"call-{number:04d}" for number in (2, 3, 4, 5)]
+    assert receiver.headers[0]["authorization"] == "Bearer t"
+    assert process.events() == []
+
+
+def test_what_was_not_kept_is_sent_again_after_a_kill(tmp_path: Path, receiver: Receiver) -> None:
+    files = JournalFiles(tmp_path)
+    position_file(tmp_path).write_text('{"positions": {}}')
+    files.append(opened(1), settled(1))
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(lambda: json.loads(position_file(tmp_path).read_text())["positions"], what="the position")
+    files.append(opened(2), settled(2))
+    until(lambda: len(receiver.spans) == 2, what="spans")
+    process.kill()  # before the next metrics, ten seconds later
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(lambda: len(receiver.spans) >= 3, what="spans")
+    process.stop()
+    assert calls(receiver) == ["call-0001", "call-0002", "call-0002"]
+    assert receiver.spans[1].span_id == receiver.spans[2].span_id
+
+
+def two_thousand(data_dir: Path) -> list[str]:
+    """Write a journal that is to be sent from its beginning; return its calls."""
+    files = JournalFiles(data_dir)
+    position_file(data_dir).write_text('{"positions": {}}')
+    for first in range(1, 2_001, 50):
+        files.append(*(record for call in range(first, first + 50) for record in (opened(call), settled(call))))
+    return [f"call-{number:04d}" for number in range(1, 2_001)]
+
+
+def test_while_the_collector_refuses_it_waits_and_then_sends_all(tmp_path: Path, receiver: Receiver) -> None:
+    expected = two_thousand(tmp_path)
+    receiver.status = 403
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(lambda: "telemetry_unreachable" in process.events(), what="the warning")
+    assert receiver.asked <= 3  # nothing is read ahead of the batch that was refused
+    receiver.status = 200
+    until(lambda: len(receiver.spans) == 2_000, what="spans")
+    assert process.stop() == 0
+    assert calls(receiver) == expected
+    assert process.events() == ["telemetry_unreachable", "telemetry_resumed"]
+
+
+@pytest.mark.slow
+def test_without_a_collector_it_waits_and_then_sends_all(tmp_path: Path) -> None:
+    with running_receiver() as receiver:
+        pass  # it has a port now, and is gone
+    expected = two_thousand(tmp_path)
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(lambda: "telemetry_unreachable" in process.events(), seconds=30, what="the warning")
+    with running_receiver(receiver):
+        until(lambda: len(receiver.spans) == 2_000, seconds=30, what="spans")
+        assert process.stop() == 0
+    assert calls(receiver) == expected
+
+
+def test_it_stops_at_once_while_the_collector_is_away(tmp_path: Path) -> None:
+    with running_receiver() as receiver:
+        pass
+    two_thousand(tmp_path)
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    time.sleep(1.0)  # it is within its first try
+    began_s = time.monotonic()
+    assert process.stop() == 0
+    assert time.monotonic() - began_s < 3
+    assert position_file(tmp_path).read_text() == '{"positions": {}}'
+
+
+def test_only_one_runs_on_a_data_directory(tmp_path: Path, receiver: Receiver) -> None:
+    process = TelemetryProcess(tmp_path, settings(receiver))
+    until(position_file(tmp_path).exists, what="the position")
+    assert TelemetryProcess(tmp_path, settings(receiver)).process.wait(timeout=10) == EXIT_TAKEN
+    process.stop()
+
+
+def test_a_missing_secret_or_package_is_named_with_the_cure(tmp_path: Path, receiver: Receiver) -> None:
+    process = TelemetryProcess(tmp_path, settings(receiver, headers={"authorization": "env:NO_SUCH_TOKEN"}))
+    assert process.process.wait(timeout=10) == 2
+    assert "NO_SUCH_TOKEN is not set" in process.log_path.read_text()
+    code = "import sys; sys.modules['opentelemetry.sdk.trace'] = None\n"
+    code += "from upeti.control.telemetry_export import require_sdk\nrequire_sdk()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert 'pip install "upeti[telemetry]"' in ran.stderr
+
+
+def test_the_keeper_starts_it_and_replaces_it_when_the_settings_change(tmp_path: Path, receiver: Receiver) -> None:
+    told = f'\n[telemetry]\notlp_endpoint = "{receiver.url}"\nservice_name = '
+    with keeper_process(tmp_path, CONFIG) as keeper:
+        keeper.config.write_text(CONFIG + told + '"first"\n')
+        until(position_file(keeper.data_dir).exists, what="telemetry")
+        files = JournalFiles(keeper.data_dir)
+        files.append(opened(1, channel="up"), settled(1))
+        until(lambda: len(receiver.spans) == 1, what="the first span")
+        keeper.config.write_text(CONFIG + told + '"second"\n')
+        files.append(opened(2, channel="up"), settled(2))
+        until(lambda: any(found["service.name"] == "second" for found in receiver.resources) or _more(files), what="…")
+        assert keeper.stop() == 0
+    assert receiver.resources[0]["service.name"] == "first"
+    assert attributes(receiver.spans[0])["server.address"] == "127.0.0.1"
+    assert attributes(receiver.spans[0])["server.port"] == 9
+
+
+def _more(files: JournalFiles) -> bool:
+    """Settle one attempt more, so that there is something to send by whoever runs now."""
+    call = len(files.directory.name) + files.path.stat().st_size
+    files.append(opened(call, channel="up"), settled(call))
+    return False
