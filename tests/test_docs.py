@@ -18,7 +18,7 @@ import typer.main
 
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build
-from upeti.core.config import Channel, Route
+from upeti.core.config import Channel, Route, Telemetry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "conformance" / "README.md"]
@@ -95,6 +95,9 @@ def test_settings_in_the_docs_are_right() -> None:
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
+        if "telemetry" in settings:
+            msgspec.convert(settings.pop("telemetry"), Telemetry)
+            found += 1
         assert not settings, f"{page}: a block with {list(settings)} is checked nowhere"
     assert found
 
