@@ -52,6 +52,11 @@ COMMANDS: Final = {
         "Print how much hangs on one supplier or customer, and what is left when it leaves.",
     ),
     "simulate": Command("upeti.cli.simulate", "simulate_app", "Make data to try things out with."),
+    "reconcile": Command(
+        "upeti.cli.reconcile",
+        "reconcile",
+        "Compare a provider's report with the books; name every difference.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

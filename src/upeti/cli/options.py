@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -79,13 +79,28 @@ def rates_file_of(config: Path | None) -> Path | None:
     return path.parent / name if name else None
 
 
-def channels_of(config: Path | None) -> list[tuple[str, str, str]]:
-    """Return name, kind and base URL of the channels that the configuration has now. Raises ``ConfigError``."""
+class ChannelAccount(NamedTuple):
+    """What a configuration says of whose account a channel is."""
+
+    name: str
+    kind: str
+    base_url: str
+    account: str
+    zone: str
+
+
+def accounts_of(config: Path | None) -> list[ChannelAccount]:
+    """Return the channels that the configuration has now, with their accounts. Raises ``ConfigError``."""
     if config is None and not Path(CONFIG_FILE).is_file():
         return []
     _, values = _read(config)
     channels = [one for one in values.get("channel", []) if isinstance(one, dict)]
-    return [tuple(str(one.get(name, "")) for name in ("name", "kind", "base_url")) for one in channels]  # type: ignore[misc]
+    return [ChannelAccount(*(str(one.get(name, "")) for name in ChannelAccount._fields)) for one in channels]
+
+
+def channels_of(config: Path | None) -> list[tuple[str, str, str]]:
+    """Return name, kind and base URL of the channels that the configuration has now. Raises ``ConfigError``."""
+    return [(one.name, one.kind, one.base_url) for one in accounts_of(config)]
 
 
 def _read(config: Path | None) -> tuple[Path, dict[str, Any]]:

@@ -230,6 +230,13 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = False
     organization: Annotated[str, Meta(description="Sent as `OpenAI-Organization`.")] = ""
     project: Annotated[str, Meta(description="Sent as `OpenAI-Project`.")] = ""
+    account: Annotated[
+        str,
+        Meta(
+            description="The account's name on the provider's bill, for `upeti reconcile`: an Azure subscription's id or a "
+            "resource's name, an OpenAI project's or API key's id, an Anthropic workspace's or API key's id."
+        ),
+    ] = ""
     ca_file: Annotated[
         str, Meta(description="PEM file of the authority that signed the endpoint's certificate, if not a public one.")
     ] = ""

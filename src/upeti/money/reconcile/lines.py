@@ -23,6 +23,7 @@ from upeti.core.amount import PICO_DIGITS, decimal_text
 from upeti.core.errors import UpetiError
 
 _PRECISION: Final = 60
+_EXPONENT_MAX: Final = 26  # 38 digits, 12 of them behind the point, is what an amount at rest has
 # A double holds 15 digits; more of them in a text are the noise of one, up to 2⁻⁵² of the value.
 _DOUBLE_DIGITS: Final = 15
 _DOUBLE_SHIFT: Final = 52
@@ -125,4 +126,6 @@ def number(text: str | Decimal | int, place: str) -> Decimal:
         raise ReportError(f"{place}: {text!r} is not a number; export the report again, without changing it") from None
     if not value.is_finite():
         raise ReportError(f"{place}: {text!r} is not a finite number")
+    if value and not -_EXPONENT_MAX < value.adjusted() < _EXPONENT_MAX:
+        raise ReportError(f"{place}: {text!r} is nothing that is billed or counted; export the report again")
     return value

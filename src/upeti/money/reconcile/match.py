@@ -24,6 +24,7 @@ from upeti.money.usage import CORRECTED, PER_CALL, UNMETERED, UsageRow, meter_co
 
 WHOLE: Final = "*"  # instead of a model or a meter: the report does not split by it
 ESTIMATED: Final = "estimated"  # instead of a meter: what was posted at bounds
+HOURS: Final = "provisioned hours"  # instead of a meter: capacity that is paid by the hour
 REPRICED: Final = "repriced"  # instead of a meter: what re-pricing corrected
 
 _DATE: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
@@ -147,6 +148,15 @@ class OurUsage(msgspec.Struct, frozen=True):
     call: str = ""
 
 
+class OurCapacity(msgspec.Struct, frozen=True):
+    """What the ledger has for a day of provisioned throughput."""
+
+    day: datetime.date
+    channel: str
+    currency: str
+    cost_pico: int
+
+
 class AbortedKey(msgspec.Struct, frozen=True):
     """Which estimated usage it was whose clients left or cancelled."""
 
@@ -169,7 +179,7 @@ class LineKey(msgspec.Struct, frozen=True):
     day: datetime.date
     context: str
     meter: str
-    zone_name: str
+    name: str  # of what is no usage
 
 
 def collect(
@@ -222,6 +232,7 @@ def match(
     price_of: PriceOf,
     *,
     aborted: Mapping[AbortedKey, int] | None = None,
+    capacity: Iterable[OurCapacity] = (),
     call_names: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
     convert: ConvertTo | None = None,
@@ -241,6 +252,10 @@ def match(
     left_pico = dict(aborted or {})
     for one in rows:
         _place_ours(matched, one, sides, price_of, left_pico)
+    for hours in capacity:
+        group = GroupKey(hours.currency, hours.channel, "", "", "", "", Nature.CAPACITY.value)
+        day = matched.groups.setdefault(group, {}).setdefault(hours.day, Day())
+        day.cells.setdefault(("", HOURS), Cell()).ours.cost_pico += hours.cost_pico
     return matched
 
 
@@ -305,7 +320,8 @@ class _Sides:
         nature = key.nature.value
         context, meter = key.context, key.meter
         if key.nature is not Nature.USAGE:
-            model, context, meter = key.model, "", key.zone_name or key.meter
+            hours = key.nature is Nature.CAPACITY
+            model, tier, context, meter = "", "", "", HOURS if hours else key.name or key.meter
         elif channel in self.whole and not found.costs:
             return  # counts of a report whose costs are not split: there is nothing to put them beside
         elif channel in self.whole or call:

@@ -1,0 +1,222 @@
+"""`upeti reconcile`, as a person runs it: a journal and books on one side, a provider's file on the other."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support.journal_files import DAY_NS, START_NS, JournalFiles, opened, settled
+from upeti.control.books import Books
+from upeti.control.store import Store
+from upeti.core.events import Outcome
+from upeti.journal.reader import corrections
+from upeti.money.ledger import Batch, BatchKind
+from upeti.money.price import Price
+from upeti.money.reconcile.calls import BilledCall, write_csv
+from upeti.money.usage import UsageRow
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "reconcile"
+DAY = datetime.date(2026, 11, 1)
+MODEL = "gpt-4o-mini"
+PRICE = Price("feedfacefeedface", "USD", 0, {"input": 150_000, "input_cached": 75_000, "output": 600_000})
+CONFIG = """\
+data_dir = "data"
+
+[[channel]]
+name = "openai"
+kind = "openai_compatible"
+account = "proj_demo"
+
+[[channel]]
+name = "azure"
+kind = "azure"
+base_url = "https://demo-openai.openai.azure.com"
+account = "demo-openai"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A configuration and its data: exact usage as OpenAI bills it, and two calls posted at bounds, one of them aborted."""
+    (tmp_path / "upeti.toml").write_text(CONFIG)
+    store = Store(tmp_path / "data")
+    books = Books(store)
+    books.keep_prices([PRICE], 1)
+    common = {"day": DAY, "tenant": "acme", "feature": "search", "channel": "openai", "model": MODEL, "currency": "USD"}
+    meters = {"input": 19_000, "input_cached": 2_000, "output": 7_900}
+    cost_pico = sum(count * PRICE.pico[meter] for meter, count in meters.items())
+    rows = [
+        UsageRow(
+            **common, outcome="posted", price_id=PRICE.id, calls=40, attempts=40, meters=meters, cost_pico=cost_pico
+        ),
+        UsageRow(**common, outcome="estimated", calls=2, attempts=2, unmetered=2, cost_pico=10**9),
+        UsageRow(**(common | {"channel": "azure"}), outcome="posted", calls=1, attempts=1, cost_pico=0),
+    ]
+    books.append(Batch(number=0, kind=BatchKind.USAGE, at_ns=1, period="2026-11"), rows)
+    store.close()
+    journal = JournalFiles(tmp_path / "data")
+    for call, ended in ((1, "client_left"), (2, "lost")):
+        attempt = opened(call, model=MODEL, bound_pico=250_000_000 if call == 1 else 750_000_000)
+        end = settled(
+            call,
+            outcome=Outcome.ESTIMATED,
+            ended=ended,
+            meters=None,
+            cost_pico=attempt.bound_pico,
+            price_id="",
+            provider_request_id=f"chatcmpl-{call}",
+        )
+        journal.append(attempt, end)
+    journal.append(opened(3, model=MODEL), settled(3, meters={"input": 10}, cost_pico=1_500_000, price_id=PRICE.id))
+    return tmp_path
+
+
+def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "upeti.cli.main", "reconcile", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def costs(folder: Path) -> Path:
+    """The first page of the costs alone, as a whole report."""
+    page = json.loads((FIXTURES / "openai_costs_page_1.json").read_text())
+    (folder / "costs.json").write_text(json.dumps(page | {"has_more": False, "next_page": None}))
+    return folder / "costs.json"
+
+
+def test_every_difference_is_named(folder: Path) -> None:
+    ran = run(folder, costs(folder), "--json")
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout)
+    (total,) = found["totals"]
+    assert (total["theirs"], total["unexplained"]) == ("0.00795", "0")
+    billed = 1_000 * 150_000 + 100 * 600_000  # of the two calls that were posted at 0.001
+    amounts = {kind["kind"]: kind["amount"] for kind in total["kinds"]}
+    assert amounts == {"aborted": "-0.0001975", "lost": "-0.0005925"}
+    assert billed == 10**9 - 790_000_000
+    assert found["equal_lines"] == 1, "cached input"
+    assert found["notes"] == ["not in the report, so not compared: azure"]
+
+
+def test_what_people_see(folder: Path) -> None:
+    ran = run(folder, costs(folder), "--html", "page.html")
+    assert ran.returncode == 0, ran.stderr
+    for text in ("provider says", "0.00795", "aborted", "Run again with --correct", "gpt-4o-mini"):
+        assert text in ran.stdout, text
+    page = (folder / "page.html").read_text()
+    assert "Every difference is named" in page
+    assert "0.00795" in page
+
+
+def test_csv_adds_up(folder: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(run(folder, costs(folder), "--csv").stdout)))
+    assert {row["meter"] for row in rows} == {"input", "output", "estimated"}
+    for row in rows:
+        parts = [row[name] for name in ("lost", "aborted", "unexplained")]
+        assert sum(map(float, parts)) == pytest.approx(float(row["difference"]), abs=1e-15)
+
+
+def test_corrections_are_written_once(folder: Path) -> None:
+    report = costs(folder)
+    ran = run(folder, report, "--correct", "--dry-run")
+    assert "Would write 1 corrections: 0.001 estimated become 0.00021 USD." in ran.stdout
+    assert list(corrections(folder / "data")) == []
+    ran = run(folder, report, "--correct")
+    assert "1 corrections: 0.001 estimated become 0.00021 USD." in ran.stdout
+    (record,) = corrections(folder / "data")
+    assert (record.was, record.now, record.tenant, record.attempt_id) == ("0.001", "0.00021", "acme", "")
+    assert record.meters == {"input": 1_000, "output": 100}
+    again = run(folder, report, "--correct", "--json")
+    assert json.loads(again.stdout)["written"] == 0, "the books have not heard of the first one yet"
+    assert "1 of them were written before." in again.stderr
+    assert len(list(corrections(folder / "data"))) == 1
+
+
+def test_a_report_by_call_corrects_each_call(folder: Path) -> None:
+    billed = [
+        BilledCall(day=DAY, attempt_id="call-0001-0", model=MODEL, meters={"input": 7}, cost_pico=1_050_000),
+        BilledCall(day=DAY, provider_request_id="chatcmpl-2", model=MODEL, meters={"output": 1}, cost_pico=600_000),
+        BilledCall(day=DAY, attempt_id="call-0003-0", model=MODEL, meters={"input": 10}, cost_pico=1_500_000),
+        BilledCall(day=DAY, attempt_id="call-9999-0", model=MODEL, meters={"input": 1}, cost_pico=150_000),
+    ]
+    with (folder / "calls.csv").open("w", newline="") as file:
+        write_csv(billed, file)
+    ran = run(folder, "calls.csv", "--correct", "--json")
+    assert ran.returncode == 0, ran.stderr
+    (total,) = json.loads(ran.stdout)["totals"]
+    amounts = {kind["kind"]: kind["amount"] for kind in total["kinds"]}
+    assert amounts == {"aborted": "-0.00024895", "bypass": "0.00000015", "lost": "-0.0007494"}
+    written = {record.attempt_id: (record.was, record.now, record.meters) for record in corrections(folder / "data")}
+    assert written == {
+        "call-0001-0": ("0.00025", "0.00000105", {"input": 7}),
+        "call-0002-0": ("0.00075", "0.0000006", {"output": 1}),
+    }
+    again = json.loads(run(folder, "calls.csv", "--correct", "--json").stdout)
+    assert again["corrections"] == [], "the events have the corrections"
+    (total,) = again["totals"]
+    assert total["difference"] == "0.00000015", "what is left was never ours"
+
+
+def test_unexplained_is_exit_status_one(folder: Path) -> None:
+    path = costs(folder)
+    page = json.loads(path.read_text())
+    for result in page["data"][0]["results"]:
+        del result["quantity"], result["quantity_unit"]
+    page["data"][0]["results"][0]["amount"]["value"] = 0.0045
+    path.write_text(json.dumps(page))
+    ran = run(folder, path)
+    assert ran.returncode == 1, ran.stderr
+    assert "unexplained" in ran.stdout
+    assert run(folder, path, "--tolerance", "0.01").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("none.json",), "cannot be read"),
+        (("upeti.toml",), "not those of a report that is known"),
+        ((FIXTURES / "anthropic_cost_report.json",), "name the channel with --channel"),
+        ((FIXTURES / "azure_ea.csv", "--from", "2027-01-01"), "nothing for these days"),
+        ((FIXTURES / "azure_ea.csv", "--account", "azure"), "write CHANNEL=ID"),
+        ((FIXTURES / "azure_ea.csv", "--tolerance", "-1"), "zero or more"),
+        ((FIXTURES / "azure_ea.csv", "--dry-run"), "goes with --correct"),
+        ((FIXTURES / "azure_ea.csv", "--html", "no/where.html"), "cannot be written"),
+    ],
+)
+def test_errors_are_exit_status_two(folder: Path, arguments: tuple[str | Path, ...], says: str) -> None:
+    ran = run(folder, *arguments)
+    assert ran.returncode == 2, ran.stdout
+    assert says in " ".join(ran.stderr.replace("│", " ").split())
+
+
+def test_an_account_that_is_no_channels_is_bypass(folder: Path) -> None:
+    page = json.loads((FIXTURES / "openai_costs_page_2.json").read_text())
+    (folder / "page.json").write_text(json.dumps(page))
+    found = json.loads(run(folder, "page.json", "--json").stdout)
+    why = {line["account"]: line["why"] for line in found["lines"]}
+    assert why["proj_other"] == ["account proj_other belongs to no channel"]
+    given = json.loads(run(folder, "page.json", "--json", "--account", "openai=proj_other").stdout)
+    assert {line["channel"] for line in given["lines"]} == {"openai"}
+
+
+def test_an_azure_export(folder: Path) -> None:
+    found = json.loads(run(folder, FIXTURES / "azure_ea.csv", "--json").stdout)
+    (total,) = found["totals"]
+    assert {kind["kind"]: kind["amount"] for kind in total["kinds"]} == {
+        "bypass": "5.7739",
+        "capacity": "24",
+        "adjustment": "-1.25",
+        "unmapped": "0.123",
+    }
+    assert found["explained"]
+
+
+def test_times_are_those_of_the_fixture() -> None:
+    assert datetime.datetime.fromtimestamp(START_NS / 1e9, datetime.UTC).date() == DAY
+    assert DAY_NS == 86_400 * 10**9
