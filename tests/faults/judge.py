@@ -10,8 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from faults.scene import Scene
-from upeti.sim.auditor import Attempt, Finding, Received, audit
+from upeti.sim.auditor import Attempt, Finding, Journal, Received, audit, read_journal
 from upeti.sim.client import Got
+from upeti.sim.limits import judge_moments
 from upeti.sim.world import World, WorldError
 
 # Refusals and failures that the scene asks for. A fault of ours would be "internal_error".
@@ -41,46 +42,61 @@ def pico(text: str) -> int:
     return int(scaled)
 
 
-async def quiet(world: World, seconds: float = 30.0) -> None:
+async def quiet(*nodes: World, seconds: float = 30.0) -> None:
     """Wait until nothing is open any more: calls have ended, and what the dead left is recovered."""
     try:
-        await world.until(lambda: not open_attempts(world), "the settlement of every attempt", seconds)
+        await nodes[0].until(lambda: not open_attempts(*nodes), "the settlement of every attempt", seconds)
     except WorldError as error:
-        raise WorldError(f"never settled: {open_attempts(world)[:8]}; {error}") from None
+        raise WorldError(f"never settled: {open_attempts(*nodes)[:8]}; {error}") from None
 
 
-def open_attempts(world: World) -> list[Attempt]:
-    return [attempt for attempt in world.journal().attempts.values() if not attempt.settled]
+def open_attempts(*nodes: World) -> list[Attempt]:
+    journal = read_journal(*(node.data_dir for node in nodes))
+    return [attempt for attempt in journal.attempts.values() if not attempt.settled]
 
 
 class Verdict:
     """Everything that was found, and what it takes to say which call it is about."""
 
-    def __init__(self, world: World, scene: Scene, gots: Sequence[Got], *, expected_in_log: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        world: World,
+        scene: Scene,
+        gots: Sequence[Got],
+        *,
+        others: Sequence[World] = (),
+        expected_in_log: Sequence[str] = (),
+    ) -> None:
+        """``others`` are the other nodes of the same state."""
         self.world = world
+        self.nodes = [world, *others]
         self.scene = scene
         self.gots = gots
         # A child that is being started when the supervisor is killed says so.
         self.expected_in_log = ("ended before its child had started", *expected_in_log)
         self.calls: list[dict[str, Any]] = []
-        self.bill: dict[str, Any] = {}
+        self.bills: list[dict[str, Any]] = []
+        self.journal = Journal()
         self.problems: list[str] = []
 
     async def reach(self) -> None:
         """Run the commands a user would, and compare. Raises ``AssertionError`` that names the calls."""
-        listed, billed, verified = await asyncio.gather(
-            self.world.command("calls", "--json", "--limit", "0"),
-            self.world.command("bill", "--by", "tenant,key", "--json"),
-            self.world.command("journal", "verify", "--json"),
-        )
-        self.calls, self.bill = json.loads(listed), json.loads(billed)
+        for node in self.nodes:
+            listed, billed, verified = await asyncio.gather(
+                node.command("calls", "--json", "--limit", "0"),
+                node.command("bill", "--by", "tenant,key", "--json"),
+                node.command("journal", "verify", "--json"),
+            )
+            self.calls += json.loads(listed)
+            self.bills.append(json.loads(billed))
+            verification = json.loads(verified)
+            if not verification["sound"] or any(one["open"] for one in verification["instances"]):
+                self.problems.append(f"`upeti journal verify`: {verification}")
+        self.journal = read_journal(*(node.data_dir for node in self.nodes))
         self._audit()
         self._compare_bill()
         self._compare_state()
         self._compare_tags()
-        verification = json.loads(verified)
-        if not verification["sound"] or any(one["open"] for one in verification["instances"]):
-            self.problems.append(f"`upeti journal verify`: {verification}")
         self._read_log()
         self.problems += [f"no end came of {got.ask}" for got in self.gots if got.cut == "late"]
         codes = Counter(got.error_code for got in self.gots)
@@ -92,13 +108,14 @@ class Verdict:
         received = [Received(**fields) for got in self.gots if (fields := got.received()) is not None]
         bill = {f"{row['call_id']}-{row['attempt']}": pico(row["cost"]) for row in self.calls}
         findings = audit(
-            self.world.data_dir,
+            [node.data_dir for node in self.nodes],
             self.world.provider_logs(),
             received,
             prices=self.scene.prices(),
             limits_pico=self.scene.limits_pico(),
             bill=bill,
         )
+        findings += judge_moments(self.journal, self.scene.limits_pico())
         self.problems += [self._explain(finding) for finding in findings]
 
     def _explain(self, finding: Finding) -> str:
@@ -112,7 +129,7 @@ class Verdict:
 
     def _read_log(self) -> None:
         """Whoever is killed says nothing; errors and what a crash prints are faults."""
-        for line in self.world.log.read_text().splitlines():
+        for line in (line for node in self.nodes for line in node.log.read_text().splitlines()):
             fault = not line.startswith("{") or json.loads(line)["level"] == "error"
             if fault and not any(expected in line for expected in self.expected_in_log):
                 self.problems.append(f"in the log: {line}")
@@ -120,21 +137,22 @@ class Verdict:
     def _compare_bill(self) -> None:
         """The bill by key is the sum of the attempts' costs, each once; the auditor knows keys by their budgets."""
         sums: Counter[str] = Counter()
-        for attempt in self.world.journal().attempts.values():
+        for attempt in self.journal.attempts.values():
             sums[attempt.budgets[0] if attempt.budgets else "unlimited"] += attempt.cost_pico
         billed: Counter[str] = Counter()
-        for line in self.bill["lines"]:
+        for line in (line for bill in self.bills for line in bill["lines"]):
             budget = f"key:{line['key']}"
             billed[budget if budget in self.world.budgets() else "unlimited"] += pico(line["cost"])
         if billed != sums:
             self.problems.append(f"the bill says {billed}, the journal {sums}")
-        if self.bill["pending"] or self.bill["damage"]:
-            self.problems.append(f"the bill is not whole: {self.bill['pending']} {self.bill['damage']}")
+        for bill in self.bills:
+            if bill["pending"] or bill["damage"]:
+                self.problems.append(f"the bill is not whole: {bill['pending']} {bill['damage']}")
 
     def _compare_state(self) -> None:
         """What the budgets have spent is what the journal posted on them, to the pico; nothing is leased."""
         spent: Counter[str] = Counter()
-        for attempt in self.world.journal().attempts.values():
+        for attempt in self.journal.attempts.values():
             for budget in attempt.budgets:
                 spent[budget] += attempt.cost_pico
         for name, state in self.world.budgets().items():

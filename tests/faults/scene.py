@@ -89,11 +89,15 @@ class Scene:
         head = f"""\
 data_dir = "data"
 [gateway]
-port = 0
+port = {world.gateway_port}
 workers = {self.workers}
 drain_timeout_ms = {self.drain_timeout_ms}
 [control]
 port = 0
+[state]
+url = "{world.state_url}"
+[node]
+name = "{world.folder.name if world.state_url else ""}"
 [journal]
 durability = "{self.durability}"
 segment_bytes = {self.segment_bytes}

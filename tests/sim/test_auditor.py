@@ -354,3 +354,46 @@ def test_the_command(world: World, tmp_path: Path, capsys: pytest.CaptureFixture
     world.saw("c9-0")
     assert auditor.main(arguments) == 1
     assert json.loads(capsys.readouterr().out)["kind"] == "not_in_journal"
+
+
+def corrected(attempt_id: str = "c1-0", was: str = "0.0009", now: str = "0.00045", **change: Any) -> list[Any]:
+    values = {"id": "k1", "at": 9, **change}
+    names = ["acme", "shop", "k1", "captions", "", "gpt", "openai", "gpt", "chat_completions", "estimated", "USD"]
+    return ["corrected", values["id"], values["at"], "reconciled", "", attempt_id, 2, *names, was, now, None]
+
+
+def test_a_correction_changes_what_is_owed_and_counts_once(world: World) -> None:
+    world.segment(opened(), settled(outcome="estimated", meters=None, cost=BOUND), instance="w0")
+    world.segment(corrected(), instance="keeper-corrections-1")
+    world.segment(corrected(at=10), instance="keeper-corrections-2")
+    journal = auditor.read_journal(world.data_dir)
+    (attempt,) = journal.attempts.values()
+    assert (attempt.cost_pico, attempt.owed_pico, journal.findings) == (BOUND, COST, [])
+
+
+@pytest.mark.parametrize(
+    ("records", "kind"),
+    [
+        ([corrected("c9-0")], "corrected_unknown"),
+        ([corrected(was="0.0008")], "corrected_wrongly"),
+        ([corrected(), corrected(id="k2", at=10)], "corrected_wrongly"),
+        ([corrected(), corrected(now="0.0004")], "corrected_twice"),
+    ],
+)
+def test_a_wrong_correction_is_found(world: World, records: list[list[Any]], kind: str) -> None:
+    world.segment(opened(), settled(outcome="estimated", meters=None, cost=BOUND), instance="w0")
+    world.segment(*records, instance="keeper-corrections-1")
+    assert [finding.kind for finding in auditor.read_journal(world.data_dir).findings] == [kind]
+
+
+def test_the_journals_of_several_nodes_are_one(world: World, tmp_path: Path) -> None:
+    """What is settled on one node was opened there; a call id is one call over all of them."""
+    (tmp_path / "other").mkdir()
+    other = World(tmp_path / "other")
+    world.segment(opened(), settled(), instance="w0")
+    other.segment(opened(2), settled(2), instance="w1")
+    assert len(auditor.read_journal(world.data_dir, other.data_dir).attempts) == 2
+    assert audit([world.data_dir, other.data_dir], limits_pico={"b1": 2 * COST}) == []
+    assert [finding.kind for finding in audit([world.data_dir, other.data_dir], limits_pico={"b1": COST})] == [
+        "overspent"
+    ]

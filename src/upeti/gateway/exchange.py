@@ -112,6 +112,7 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
             call.fiber.deadline = min(gateway.loop.time() + _KEEPER_WAIT_S, call.deadline_s)
             await gateway.holds.place_with_more(purses, bound_pico, rates)
             call.fiber.deadline = NEVER_S
+            now_ns = gateway.now_ns()  # of when the money was held: an auditor counts from there
     except TimedOut:
         return Failure(error=Overloaded("budget_unavailable", _NO_KEEPER))
     except CallError as error:

@@ -67,7 +67,11 @@ class Attempt:
     budgets: tuple[str, ...] = ()
     bound_pico: int = 0
     priced: bool = True
+    key: str = ""
+    route: str = ""
+    opened_ns: int = 0
     settled: list[dict[str, Any]] = field(default_factory=list)
+    corrected: list[tuple[int, int]] = field(default_factory=list)  # (was, now), in the order of the records
 
     @property
     def id(self) -> str:
@@ -77,6 +81,11 @@ class Attempt:
     @property
     def cost_pico(self) -> int:
         return sum(each["cost_pico"] for each in self.settled)
+
+    @property
+    def owed_pico(self) -> int:
+        """The cost with what corrections made of it."""
+        return self.cost_pico + sum(now - was for was, now in self.corrected)
 
     @property
     def outcome(self) -> str:
@@ -99,11 +108,24 @@ class Provided:
         return {name: count for name, count in total.items() if count}
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A call that was refused before any attempt."""
+
+    at_ns: int
+    call_id: str
+    key: str
+    route: str
+    code: str
+
+
 @dataclass
 class Journal:
     """The fold of all segments."""
 
     attempts: dict[tuple[str, int, int], Attempt] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    corrections: dict[str, list[Any]] = field(default_factory=dict)  # id → record, once
     findings: list[Finding] = field(default_factory=list)
 
     def by_id(self) -> dict[str, list[Attempt]]:
@@ -122,11 +144,12 @@ class Journal:
 # -- reading ---------------------------------------------------------------------------------------------------
 
 
-def read_journal(data_dir: Path) -> Journal:
-    """Read every segment of every instance; what is damaged becomes a finding."""
+def read_journal(*data_dirs: Path) -> Journal:
+    """Read every segment of every instance of one or more nodes; what is damaged becomes a finding."""
     journal = Journal()
     late: list[tuple[str, list[Any]]] = []  # recovered records may stand in an instance that is read first
-    for directory in sorted(path for path in (data_dir / "journal").glob("*") if path.is_dir()):
+    directories = [path for data_dir in data_dirs for path in (data_dir / "journal").glob("*") if path.is_dir()]
+    for directory in sorted(directories, key=lambda path: path.name):
         digest = bytes(32)
         files = sorted(directory.glob("*.upj"))
         for index, path in enumerate(files):
@@ -139,6 +162,7 @@ def read_journal(data_dir: Path) -> Journal:
                 _take(journal, late, directory.name, record)
     for instance, record in late:
         _settle(journal, instance, record)
+    _correct(journal)
     return journal
 
 
@@ -193,14 +217,31 @@ def _take(journal: Journal, late: list[tuple[str, list[Any]]], instance: str, re
                 journal.findings.append(Finding("carried_unopened", attempt.id, f"in {instance}"))
     elif tag in ("settled", "recovered"):
         late.append((instance, record))
-    elif tag not in ("refused", "closed"):
+    elif tag == "refused":
+        journal.refusals.append(Refusal(record[2], record[3], record[6], record[9], record[10]))
+    elif tag == "corrected":
+        before = journal.corrections.setdefault(record[1], record)
+        if before[3:] != record[3:]:
+            journal.findings.append(Finding("corrected_twice", record[1], "two corrections carry this id"))
+    elif tag != "closed":
         journal.findings.append(Finding("journal_damaged", instance, f"a record of unknown kind {tag!r}"))
 
 
 def _opened(instance: str, record: list[Any]) -> Attempt:
     priced = record[18] if len(record) > 18 else True
     return Attempt(
-        instance, record[1], record[2], record[4], record[11], record[12], tuple(record[15]), record[16], priced
+        instance,
+        record[1],
+        record[2],
+        record[4],
+        record[11],
+        record[12],
+        tuple(record[15]),
+        record[16],
+        priced,
+        record[7],
+        record[10],
+        record[3],
     )
 
 
@@ -209,15 +250,34 @@ def _settle(journal: Journal, instance: str, record: list[Any]) -> None:
         opened = record[2]
         key = (record[1], opened[1], opened[2])
         end = {"outcome": "estimated", "status": 0, "meters": None, "cost_pico": record[4], "by": "keeper"}
+        end["at_ns"] = record[3]
     else:
         key = (instance, record[1], record[2])
         end = {"outcome": record[4], "status": record[6], "meters": record[7], "cost_pico": record[8], "by": "worker"}
+        end["at_ns"] = record[3]
     attempt = journal.attempts.get(key)
     if attempt is None:
         name = "/".join(str(part) for part in key)
         journal.findings.append(Finding("settled_unopened", name, f"by {end['by']}"))
     else:
         attempt.settled.append(end)
+
+
+def _correct(journal: Journal) -> None:
+    """Attach corrections to the attempts that they name; each says what was owed before it."""
+    attempts = journal.by_id()
+    for record in sorted(journal.corrections.values(), key=lambda record: int(record[2])):
+        if not record[5]:
+            continue  # of many attempts at once
+        named = attempts.get(record[5], [])
+        if len(named) != 1:
+            journal.findings.append(Finding("corrected_unknown", record[5], f"by {record[1]}"))
+            continue
+        was, now = _pico(record[18]), _pico(record[19])
+        if was != named[0].owed_pico:
+            detail = f"it says that {was} pico was owed; {named[0].owed_pico} was"
+            journal.findings.append(Finding("corrected_wrongly", record[5], detail))
+        named[0].corrected.append((was, now))
 
 
 def read_provider_logs(paths: Iterable[Path]) -> dict[str, Provided]:
@@ -261,7 +321,7 @@ def _pico(text: str) -> int:
 
 
 def audit(
-    data_dir: Path,
+    data_dir: Path | Sequence[Path],
     provider_logs: Sequence[Path] = (),
     received: Sequence[Received] = (),
     *,
@@ -271,10 +331,11 @@ def audit(
 ) -> list[Finding]:
     """Return what is wrong; nothing is when the list is empty.
 
+    ``data_dir`` is that of one node, or those of all nodes that share a state.
     ``limits_pico`` is budget id → what may be spent on it in all; ``bill`` is attempt id → cost in pico units as
     the bill has it. What is not given is not compared.
     """
-    journal = read_journal(data_dir)
+    journal = read_journal(*([data_dir] if isinstance(data_dir, Path) else data_dir))
     findings = list(journal.findings)
     provided = read_provider_logs(provider_logs)
     for attempt in journal.attempts.values():
@@ -317,10 +378,10 @@ def _judge_against_provider(attempt: Attempt, provided: Provided | None, prices:
         meters = {name: count for name, count in (attempt.settled[0]["meters"] or {}).items() if count}
         if meters != billed:
             yield Finding("usage_differs", attempt.id, f"journal {meters}, provider {billed}")
-    cells = _cells(attempt, prices)
+    cells = cells_of(attempt, prices)
     if cells is None:
         return
-    owed = _cost(cells, billed)
+    owed = cost_of(cells, billed)
     if attempt.outcome == "unpriced" and owed is not None:
         yield Finding("unpriced_though_priced", attempt.id, f"{attempt.channel}/{attempt.model} has a price")
     elif owed is None:
@@ -331,13 +392,13 @@ def _judge_against_provider(attempt: Attempt, provided: Provided | None, prices:
         yield Finding("estimated_below_bill", attempt.id, f"journal {attempt.cost_pico} pico, provider bills {owed}")
 
 
-def _cells(attempt: Attempt, prices: Prices | None) -> Mapping[str, int] | None:
+def cells_of(attempt: Attempt, prices: Prices | None) -> Mapping[str, int] | None:
     if prices is None:
         return None
     return prices.get(f"{attempt.channel}/{attempt.model}", prices.get(attempt.model))
 
 
-def _cost(cells: Mapping[str, int], meters: Mapping[str, int]) -> int | None:
+def cost_of(cells: Mapping[str, int], meters: Mapping[str, int]) -> int | None:
     """Return what ``meters`` cost, or None when a meter has no price."""
     total = 0
     for name, count in meters.items():
@@ -416,7 +477,7 @@ def _judge_bill(journal: Journal, bill: Mapping[str, int]) -> Iterator[Finding]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m upeti.sim.auditor", description="Audit a journal.")
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--data-dir", type=Path, action="append", required=True, help="once for each node")
     parser.add_argument("--provider-log", type=Path, action="append", default=[])
     parser.add_argument("--client-log", type=Path, action="append", default=[])
     parser.add_argument("--prices", type=Path)

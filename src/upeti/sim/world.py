@@ -1,4 +1,4 @@
-"""A whole Upeti as processes in a folder, with fake providers: to be loaded, killed, restarted.
+"""A whole Upeti as processes in a folder, with fake providers: to be loaded, killed, restarted. Or one node of several.
 
 Rules: everything is started as a user would start it (``upeti serve``, commands), nothing is looked at through
 the code of what runs; it waits for what it asks for and never for a fixed time. Whatever is left is killed at
@@ -13,7 +13,8 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,16 +44,27 @@ class BudgetState:
 class World:
     """``async with World(folder) as world``; ``folder`` is empty, or one of an earlier world."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        state_url: str = "",
+        beside: World | None = None,
+    ) -> None:
+        """``state_url`` is that of PostgreSQL; empty: SQLite. ``beside`` is another node, whose providers are called."""
         self.folder = folder
+        self.state_url = state_url
+        self.gateway_port = 0  # that the configuration names; 0: another at each start
         self.config = folder / "upeti.toml"
         self.data_dir = folder / "data"
         self.url = ""
         self.control = ""
-        self.ports: dict[str, int] = {}  # provider → port
+        self.ports: dict[str, int] = beside.ports if beside is not None else {}  # provider → port
         self._environment = os.environ | dict(environment or {})
         self._server: asyncio.subprocess.Process | None = None
         self._providers: dict[str, asyncio.subprocess.Process] = {}
+        self._beside = beside
 
     async def __aenter__(self) -> World:
         return self
@@ -92,6 +104,8 @@ class World:
         return self.folder / f"{name}.jsonl"
 
     def provider_logs(self) -> list[Path]:
+        if self._beside is not None:
+            return self._beside.provider_logs()
         return [self.provider_log(name) for name in self._providers]
 
     # -- upeti serve ------------------------------------------------------------------------------------------
@@ -197,6 +211,9 @@ class World:
         assert self._server is not None, "upeti serve is not running"
         return self._server
 
+    def is_running(self) -> bool:
+        return self._server is not None
+
     # -- looking ----------------------------------------------------------------------------------------------
 
     @property
@@ -244,8 +261,8 @@ class World:
         return read_journal(self.data_dir)
 
     def budgets(self) -> dict[str, BudgetState]:
-        """Return the budgets, read from the state's file."""
-        with _reading(self.data_dir) as state:
+        """Return the budgets, read from the state."""
+        with _reading(self) as state:
             budgets = state.execute("SELECT id, limit_pico, spent_pico FROM budgets").fetchall()
             leases = state.execute("SELECT budget, granted_pico, posted_pico FROM leases").fetchall()
         leased: dict[str, int] = {}
@@ -255,24 +272,30 @@ class World:
 
     def live_instances(self) -> set[str]:
         """Return the workers that said hello and whose journal has not been read to its end, by the state."""
-        with _reading(self.data_dir) as state:
+        with _reading(self) as state:
             return {name for (name,) in state.execute("SELECT instance FROM instances WHERE state = 'live'")}
 
+    def read_state(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query that both databases understand."""
+        with _reading(self) as state:
+            return [tuple(row) for row in state.execute(query)]
 
-class _reading:  # noqa: N801 - used like a function
-    """One consistent look at the state's file, beside whoever writes it."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._state = sqlite3.connect(f"file:{data_dir / 'state.sqlite3'}?mode=ro", uri=True, isolation_level=None)
+@contextmanager
+def _reading(world: World) -> Iterator[Any]:
+    """One consistent look at the state, beside whoever writes it."""
+    if world.state_url:
+        import psycopg  # an extra: only for several nodes
 
-    def __enter__(self) -> sqlite3.Connection:
-        self._state.execute("BEGIN")
-        return self._state
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._state.close()
+        with psycopg.connect(world.state_url, autocommit=True) as state:
+            state.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield state
+            state.execute("ROLLBACK")
+        return
+    file = f"file:{world.data_dir / 'state.sqlite3'}?mode=ro"
+    with closing(sqlite3.connect(file, uri=True, isolation_level=None)) as state_file:
+        state_file.execute("BEGIN")
+        yield state_file
 
 
 def is_there(pid: int) -> bool:
