@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -21,13 +20,13 @@ from upeti.cli.options import (
     values_of,
 )
 from upeti.cli.output import only_one, write_csv
+from upeti.cli.places import channels_in, routes_in
 from upeti.cli.state import open_books
 from upeti.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from upeti.control.dependence import Converter, Dependence
     from upeti.money.concentration_report import Report
-    from upeti.money.parties import Place
     from upeti.money.usage import UsageRow
 
 
@@ -113,7 +112,8 @@ def _suppliers(
     from upeti.money.concentration import reach_without
     from upeti.money.concentration_report import make_report, with_reach
 
-    found = supplier_flows(rows, _places(values), facts.Parties.load(parties), converter)
+    places = {name: facts.Place(name, seen.kind, seen.host) for name, seen in channels_in(values).items()}
+    found = supplier_flows(rows, places, facts.Parties.load(parties), converter)
     wholes = facts.denominators(denominators, "suppliers") if denominators else []
     report = make_report(
         "suppliers",
@@ -126,7 +126,7 @@ def _suppliers(
     )
     if report.stress is not None:
         parent_of = {channel: standing.parent for channel, standing in found.standings.items()}
-        report = with_reach(report, reach_without(rows, parent_of, report.stress.name, _routes(values)))
+        report = with_reach(report, reach_without(rows, parent_of, report.stress.name, routes_in(values)))
     return found, report
 
 
@@ -136,29 +136,3 @@ def _levels(text: str, known: Sequence[str]) -> tuple[str, ...]:
     if unknown:
         raise ConfigError(f"{', '.join(unknown)} is no level of this side; choose from {', '.join(known)}")
     return names or tuple(known)
-
-
-def _places(values: Mapping[str, Any]) -> dict[str, Place]:
-    """Return the channels of a configuration, which need not be right in all else."""
-    from upeti.money.parties import Place
-    from upeti.providers.catalog import PROVIDERS
-
-    places = {}
-    for channel in _tables(values, "channel"):
-        name, kind = str(channel.get("name", "")), str(channel.get("kind", ""))
-        url = channel.get("base_url") or (PROVIDERS[kind].base_url if kind in PROVIDERS else "")
-        places[name] = Place(name, kind, urlsplit(str(url)).hostname or "")
-    return places
-
-
-def _routes(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return route → channels of its candidates."""
-    return {
-        str(route.get("name", "")): [str(one.get("channel", "")) for one in _tables(route, "candidate")]
-        for route in _tables(values, "route")
-    }
-
-
-def _tables(values: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    found = values.get(name, [])
-    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

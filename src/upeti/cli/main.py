@@ -51,6 +51,11 @@ COMMANDS: Final = {
         "concentration",
         "Print how much hangs on one supplier or customer, and what is left when it leaves.",
     ),
+    "savings": Command(
+        "upeti.cli.savings",
+        "savings",
+        "Print what caching, service tiers, rented capacity and failed attempts saved or cost, each with its computation.",
+    ),
     "simulate": Command("upeti.cli.simulate", "simulate_app", "Make data to try things out with."),
     "reconcile": Command(
         "upeti.cli.reconcile",
