@@ -32,7 +32,7 @@ from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
-from upeti.control.metrics import Metrics
+from upeti.control.metrics import Metrics, budget_samples
 from upeti.control.nodes import BEAT_S, Nodes
 from upeti.control.peers import PeerLine
 from upeti.control.places import Places, TakenError
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 _WATCH_S: Final = 0.5  # a new key works, and a changed file is seen, within this and the time to compile
+_BUDGETS_S: Final = 5.0  # how old what metrics say of budgets may be
 _REAP_S: Final = 0.5
 _REAP_FIRST_S: Final = 5.0
 _REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
@@ -90,6 +91,7 @@ class Keeper:
         self.budgets = Watch(self.store, self.ledger, self.log, lambda: self.snapshots.config.alerts)
         self.metrics = Metrics()
         self.metrics.own = self._samples
+        self._budgets: dict[str, float] = {}
         self.links = Links(self.metrics, self.log, lambda: self.snapshots.version)
         self.peers = PeerLine(self.store.url, self.node.name, self.log) if self.store.url else None
         self.desk = Desk(self.ledger, self._line(), self._ledger_failed)
@@ -132,6 +134,7 @@ class Keeper:
         ):
             self._start(work)
         self._start(self._telemetry().run())
+        self._start(self._look_at_budgets())
         if self.peers is not None:
             self._start(self._beat())
             self._start(self.peers.run())
@@ -345,7 +348,18 @@ class Keeper:
             "upeti_keeper_lease_asks_total": self.desk.asks,
             "upeti_keeper_lease_refusals_total": self.desk.refusals,
             "upeti_keeper_recovered_attempts_total": self.recovery.recovered,
+            **self._budgets,
         }
+
+    async def _look_at_budgets(self) -> None:
+        """A scrape does not wait for the database."""
+        while True:
+            try:
+                rows = await asyncio.to_thread(self.ledger.budgets)
+                self._budgets = budget_samples(rows, time.time_ns())
+            except Exception as error:  # a full disk, a database that is away: it may pass
+                self.log.warning("budgets_unknown", f"{type(error).__name__}: {error}; metrics show older figures")
+            await asyncio.sleep(_BUDGETS_S)
 
     def _ledger_failed(self, error: Exception) -> None:
         self.log.error("ledger_failed", f"leases cannot be written: {type(error).__name__}: {error}")

@@ -431,7 +431,7 @@ class Attempt:
             self.tier,
         )
         gateway.journal.append(settled)
-        gateway.metrics.settled.append((opened.channel, settled))
+        gateway.metrics.settled.append((opened, settled))
 
     def _overran(self) -> None:
         """The bound was wrong. The budget nearest to the caller is to be frozen: whoever shares the wider ones is not to
