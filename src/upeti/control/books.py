@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from upeti.control import tables
 from upeti.control.store import Store
@@ -20,7 +20,11 @@ from upeti.money.ledger import GENESIS, Account, Batch, BatchKind, Posting, seal
 from upeti.money.price import Price
 from upeti.money.usage import UsageRow
 
-_AMOUNTS: Final = frozenset({"day", "calls", "attempts", "unmetered", "meters", "cost_pico"})
+_COUNTS: Final = ("calls", "attempts", "unmetered", "cost_pico")
+_SUMS: Final = (*_COUNTS, "meters")
+_DIMENSIONS: Final = tuple(name for name in UsageRow.__struct_fields__ if name not in ("day", *_SUMS))
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+_decode_meters: Final = msgspec.json.Decoder(dict[str, int]).decode
 
 
 class Books:
@@ -134,39 +138,37 @@ def _open_period(period: str, last_closed: str | None) -> str:
 
 
 def _add_usage(connection: Connection, usage: Iterable[UsageRow]) -> None:
+    """Add rows to what is kept: two statements, however many rows there are."""
     table = tables.usage_days
     added = {(row.day.isoformat(), _dimensions(row)): row for row in usage}
-    days = {day for day, _ in added}
-    query = select(table).where(table.c.day.in_(days))
-    known = {(row.day, row.dimensions): row for row in connection.execute(query)} if days else {}
+    if not added:
+        return
+    sums = (table.c.id, table.c.day, table.c.dimensions, *(table.c[name] for name in _SUMS))
+    query = select(*sums).where(table.c.day.in_({day for day, _ in added}))
+    known = {(row.day, row.dimensions): row for row in connection.execute(query)}
     fresh, changed = [], []
     for key, row in added.items():
         before = known.get(key)
+        values = {name: getattr(row, name) + (getattr(before, name) if before is not None else 0) for name in _COUNTS}
         meters = dict(row.meters)
-        for name, quantity in (msgspec.json.decode(before.meters) if before is not None else {}).items():
+        for name, quantity in (_decode_meters(before.meters) if before is not None else {}).items():
             meters[name] = meters.get(name, 0) + quantity
-        sums: dict[str, Any] = {
-            "calls": row.calls + (before.calls if before is not None else 0),
-            "attempts": row.attempts + (before.attempts if before is not None else 0),
-            "unmetered": row.unmetered + (before.unmetered if before is not None else 0),
-            "meters": msgspec.json.encode(meters, order="sorted").decode(),
-            "cost_pico": row.cost_pico + (before.cost_pico if before is not None else 0),
-        }
+        values["meters"] = _encode(meters).decode()
         if before is None:
-            fresh.append({"day": key[0], "dimensions": key[1], "tenant": row.tenant, **sums})
+            fresh.append({"day": key[0], "dimensions": key[1], "tenant": row.tenant, **values})
         else:
-            changed.append((before.id, sums))
+            changed.append({"at": before.id, **{f"new_{name}": value for name, value in values.items()}})
     if fresh:
         connection.execute(insert(table), fresh)
-    for number, sums in changed:
-        connection.execute(update(table).where(table.c.id == number).values(sums))
+    if changed:
+        news = {name: bindparam(f"new_{name}") for name in _SUMS}
+        connection.execute(update(table).where(table.c.id == bindparam("at")).values(news), changed)
 
 
 def _dimensions(row: UsageRow) -> str:
-    values = msgspec.to_builtins(row)
-    return msgspec.json.encode(
-        {name: value for name, value in values.items() if name not in _AMOUNTS and value not in ("", 0)}, order="sorted"
-    ).decode()
+    """Return what tells a row from others as canonical JSON, without what is empty."""
+    values = {name: value for name in _DIMENSIONS if (value := getattr(row, name))}
+    return _encode(values).decode()
 
 
 def _usage_row(row: Any) -> UsageRow:

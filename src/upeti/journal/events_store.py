@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -34,6 +34,7 @@ from upeti.journal.event_columns import (
 )
 from upeti.journal.reader import digest_before, instances, is_closed, segments
 from upeti.journal.recovery import RecoveredName, recovered_names
+from upeti.journal.usage_fold import UsageFold
 
 _BATCH_ROWS: Final = 10_000  # as Python objects at a time; as Arrow they take a fifth of the memory
 _ROW_GROUP_ROWS: Final = 100_000  # large enough to compress well and to be scanned in parallel
@@ -44,6 +45,7 @@ _TYPES: Final = {
     TIME: pa.timestamp("us"),
     PICO: pa.decimal128(38, 12),
 }
+_FEW_VALUES: Final = frozenset({"instance", "attempt", "bound", *(column.name for column in REFUSAL_COLUMNS[5:])})
 _SEGMENT_BYTES: Final = b"upeti.segment_bytes"  # metadata: how long the segment was when it was projected
 _DAMAGE: Final = pa.schema([("segment", pa.string()), ("error", pa.string())])
 
@@ -58,8 +60,28 @@ def refusals_path(data_dir: Path, instance: str, number: int) -> Path:
     return data_dir / "refusals" / f"{instance}-{number:08d}.parquet"
 
 
-def project_closed_segments(data_dir: Path, *, dead: Collection[str] = ()) -> int:
-    """Write the Parquet files of all closed segments that have none; return how many were written.
+class SegmentEnd(NamedTuple):
+    """A segment that was read to its end."""
+
+    instance: str
+    number: int
+    bytes: int  # up to the last sound block
+    digest: bytes  # of that block
+
+
+class Sink(Protocol):
+    """Who takes the usage of each segment, beside its files."""
+
+    def wants(self, instance: str, number: int) -> bool: ...
+
+    def fold(self) -> UsageFold: ...
+
+    def post(self, segment: SegmentEnd, fold: UsageFold) -> None: ...
+
+
+def project_closed_segments(data_dir: Path, *, dead: Collection[str] = (), sink: Sink | None = None) -> int:
+    """Write the Parquet files of all closed segments that have none, and give ``sink`` the usage of those that it
+    wants; return how many were read.
 
     Closed is a segment that was ended on purpose or has a successor, and the last one of an instance that is
     ``dead``, or of which a keeper recovered attempts, once nothing in it is open any more. Every other
@@ -67,23 +89,25 @@ def project_closed_segments(data_dir: Path, *, dead: Collection[str] = ()) -> in
     """
     recovered = recovered_names(data_dir)
     known_dead = {instance for instance, _, _ in recovered} | set(dead)
-    written = 0
+    read = 0
     failure: JournalError | None = None
     for directory in instances(data_dir):
         try:
             paths = segments(directory)
             for index, path in enumerate(paths):
                 last = index == len(paths) - 1
-                if _is_projected(data_dir, path, last=last):
+                filed = _is_projected(data_dir, path, last=last)
+                wanted = sink if sink is not None and sink.wants(directory.name, segment_number(path)) else None
+                if filed and wanted is None:
                     continue
                 if last and directory.name not in known_dead and not is_closed(path):
                     continue
-                written += _project(data_dir, paths, index, recovered)
+                read += _Projection(data_dir, paths, index, filed=filed, sink=wanted).run(recovered)
         except JournalError as error:
             failure = failure or error
     if failure is not None:
         raise failure
-    return written
+    return read
 
 
 def connect(data_dir: Path, *, skip_damaged: bool = False) -> duckdb.DuckDBPyConnection:
@@ -173,49 +197,66 @@ def _is_projected(data_dir: Path, path: Path, *, last: bool) -> bool:
     return bool(noted == str(path.stat().st_size).encode())
 
 
-def _project(data_dir: Path, paths: list[Path], index: int, recovered: Collection[RecoveredName]) -> int:
-    """Write one segment's files. Returns 0 when it turns out that something in it is still open, else 1."""
-    path = paths[index]
-    instance, number = path.parent.name, segment_number(path)
-    last = index == len(paths) - 1
-    size = path.stat().st_size
-    rows = SegmentRows(path, digest_before(paths, index))
-    events = _File(events_path(data_dir, instance, number), EVENT_COLUMNS, size)
-    refusals = _File(refusals_path(data_dir, instance, number), REFUSAL_COLUMNS, size)
-    try:
-        for batch in rows.batches(_BATCH_ROWS):
-            events.write(batch)
-            refusals.write(batch)
-        if not last:
-            rows.scan.check_whole()
-        elif not rows.closed and any((instance, *name) not in recovered for name in rows.open):
-            return 0
-        if refusals.rows:
-            refusals.publish()
-        events.publish()  # last: it says that the segment is done
-    finally:
-        events.discard()
-        refusals.discard()
-    return 1
+class _Projection:
+    """One segment, read once: for its files, for its usage, or for both."""
+
+    def __init__(self, data_dir: Path, paths: list[Path], index: int, *, filed: bool, sink: Sink | None) -> None:
+        path = paths[index]
+        self._end = SegmentEnd(path.parent.name, segment_number(path), 0, b"")
+        self._last = index == len(paths) - 1
+        self._rows = SegmentRows(path, digest_before(paths, index))
+        self._sink = sink
+        self._fold = sink.fold() if sink is not None else None
+        self._files: list[_File] = []
+        if not filed:
+            name, size = self._end[:2], path.stat().st_size
+            refusals = _File(refusals_path(data_dir, *name), REFUSAL_COLUMNS, size, empty=False)
+            # Last: it says that the segment is done.
+            self._files = [refusals, _File(events_path(data_dir, *name), EVENT_COLUMNS, size, empty=True)]
+
+    def run(self, recovered: Collection[RecoveredName]) -> int:
+        """Returns 0 when it turns out that something in the segment is still open, else 1."""
+        rows = self._rows
+        try:
+            for batch in rows.batches(_BATCH_ROWS):
+                for file in self._files:
+                    file.write(batch)
+                if self._fold is not None:
+                    self._fold.add(batch)
+            if not self._last:
+                rows.scan.check_whole()
+            elif not rows.closed and any((self._end.instance, *name) not in recovered for name in rows.open):
+                return 0
+            for file in self._files:
+                file.publish()
+        finally:
+            for file in self._files:
+                file.discard()
+        if self._sink is not None and self._fold is not None:
+            self._sink.post(self._end._replace(bytes=rows.scan.end, digest=rows.scan.digest), self._fold)
+        return 1
 
 
 class _File:
     """A Parquet file that appears whole or not at all."""
 
-    def __init__(self, path: Path, columns: tuple[Column, ...], segment_bytes: int) -> None:
-        self.rows = 0
+    def __init__(self, path: Path, columns: tuple[Column, ...], segment_bytes: int, *, empty: bool) -> None:
+        """``empty``: it appears also when there are no rows."""
+        self._wanted = empty
         self._batches: list[pa.RecordBatch] = []
         self._path = path
         self._partial = path.with_suffix(".partial")
         self._columns = columns
         path.parent.mkdir(parents=True, exist_ok=True)
         schema = _schema(columns).with_metadata({_SEGMENT_BYTES: str(segment_bytes).encode()})
-        self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+        # A dictionary of values that are all different costs time and space.
+        few = [column.name for column in columns if column.grouped or column.name in _FEW_VALUES]
+        self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd", use_dictionary=few)
 
     def write(self, rows: Rows) -> None:
         batch = _batch(self._columns, rows)
         if batch.num_rows:
-            self.rows += batch.num_rows
+            self._wanted = True
             self._batches.append(batch)
             if sum(one.num_rows for one in self._batches) >= _ROW_GROUP_ROWS:
                 self._write_group()
@@ -226,6 +267,8 @@ class _File:
             self._batches = []
 
     def publish(self) -> None:
+        if not self._wanted:
+            return
         self._write_group()
         self._writer.close()
         descriptor = os.open(self._partial, os.O_RDONLY)
@@ -245,12 +288,21 @@ def _schema(columns: tuple[Column, ...]) -> pa.Schema:
 
 
 def _batch(columns: tuple[Column, ...], rows: Rows) -> pa.RecordBatch:
-    arrays = [_array(column.kind, column.values(rows)) for column in columns]
+    group_of = pa.array(rows.group_of, pa.int32())
+    arrays = [_column(column, rows, group_of) for column in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=_schema(columns))
 
 
 def _table(columns: tuple[Column, ...], batches: list[pa.RecordBatch]) -> pa.Table:
     return pa.Table.from_batches(batches, schema=_schema(columns))
+
+
+def _column(column: Column, rows: Rows, group_of: pa.Array) -> pa.Array:
+    values = column.values(rows)
+    if values is None:
+        return pa.nulls(len(group_of), _TYPES[column.kind])
+    array = _array(column.kind, values)
+    return array.take(group_of) if column.grouped else array
 
 
 def _array(kind: str, values: Sequence[Any]) -> pa.Array:
