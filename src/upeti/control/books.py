@@ -161,7 +161,7 @@ def _add_usage(connection: Connection, usage: Iterable[UsageRow]) -> None:
     if fresh:
         connection.execute(insert(table), fresh)
     if changed:
-        news = {name: bindparam(f"new_{name}") for name in _SUMS}
+        news: dict[str, Any] = {name: bindparam(f"new_{name}") for name in _SUMS}
         connection.execute(update(table).where(table.c.id == bindparam("at")).values(news), changed)
 
 

@@ -289,7 +289,7 @@ class Keeper:
     # ----------------------------------------------------------------------------------------------
 
     async def _project(self) -> None:
-        """Have closed segments turned into Parquet, in a process that gives its memory back."""
+        """Have closed segments turned into Parquet and posted, in a process that gives its memory back."""
         program = [sys.executable, "-m", "upeti.control.jobs", "project"]
         arguments = ["--data-dir", str(self.places.data_dir), "--keeper", self.instance]
         done: object = None
@@ -297,7 +297,8 @@ class Keeper:
         while True:
             await asyncio.sleep(pause_s)
             pause_s = _PROJECT_S
-            now = await asyncio.to_thread(self.recovery.closable)
+            # Once an hour in any case: other nodes are told up to when everything is posted.
+            now = (await asyncio.to_thread(self.recovery.closable), int(time.time()) // 3600)
             if now == done:
                 continue  # loading the libraries alone takes a second of processor time
             process = await asyncio.create_subprocess_exec(

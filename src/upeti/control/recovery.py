@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from upeti.control.ledger import Instance, Ledger
@@ -109,3 +110,5 @@ class Recovery:
         if self._journal is None:
             self._journal = SyncJournal(self._data_dir, self._keeper_instance, self._now_ns)
         self._journal.append(list(records))
+        with suppress(JournalError):  # what is written is written; the next time ends this segment too
+            self._journal.rotate()

@@ -130,6 +130,7 @@ nodes = Table(
     Column("token", String, nullable=False),  # of its data directory: no other may take its name
     Column("seen_ns", BigInteger, nullable=False),  # by the database's clock
     Column("address", String, nullable=False),  # of its control port
+    Column("posted_ns", BigInteger, nullable=False, default=0),  # all that was settled there before is in the books
 )
 
 alerts = Table(

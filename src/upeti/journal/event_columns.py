@@ -75,7 +75,7 @@ class Rows(msgspec.Struct):
             keys[place] = (opened, (CORRECTED, *settled[1:]), day)
         places: dict[Any, int] = {}
         self.group_of = [places.setdefault(key, len(places)) for key in keys]
-        self.groups = [Group(*opened, *settled, day) for opened, settled, day in places]
+        self.groups = [Group._make((*opened, *settled, day)) for opened, settled, day in places]
         meters = [one.meters or _NO_METERS for one in self.settled]
         self.meters = {name: [one.get(name) for one in meters] for name in dict.fromkeys(chain.from_iterable(meters))}
 

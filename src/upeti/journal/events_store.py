@@ -65,8 +65,8 @@ class SegmentEnd(NamedTuple):
 
     instance: str
     number: int
-    bytes: int  # up to the last sound block
-    digest: bytes  # of that block
+    end: int  # offset past the last sound block
+    digest: str  # of that block, in hex
 
 
 class Sink(Protocol):
@@ -202,7 +202,7 @@ class _Projection:
 
     def __init__(self, data_dir: Path, paths: list[Path], index: int, *, filed: bool, sink: Sink | None) -> None:
         path = paths[index]
-        self._end = SegmentEnd(path.parent.name, segment_number(path), 0, b"")
+        self._end = SegmentEnd(path.parent.name, segment_number(path), 0, "")
         self._last = index == len(paths) - 1
         self._rows = SegmentRows(path, digest_before(paths, index))
         self._sink = sink
@@ -233,7 +233,7 @@ class _Projection:
             for file in self._files:
                 file.discard()
         if self._sink is not None and self._fold is not None:
-            self._sink.post(self._end._replace(bytes=rows.scan.end, digest=rows.scan.digest), self._fold)
+            self._sink.post(self._end._replace(end=rows.scan.end, digest=rows.scan.digest.hex()), self._fold)
         return 1
 
 

@@ -27,8 +27,10 @@ from upeti.core.events import (
 )
 from upeti.journal.blocks import GENESIS, encode_block, instance_dir, segment_path
 
-# A segment that holds little more than its own header is not worth closing for its age.
+# A segment that holds little more than its own header is not worth closing for its age; but the books wait for it, so
+# one with any record is closed after an hour.
 _WORTH_CLOSING_BYTES = 4096
+_CLOSED_AFTER_NS = 3600 * 10**9
 # A disk that has just failed is not tried again at once.
 _RETRY_S = 0.05
 
@@ -180,10 +182,10 @@ class JournalWriter:
 
     def rotate_when_old(self) -> None:
         """Called now and then: end a segment past its age, so that readers can treat it as closed."""
-        if (
-            self._now_ns() - self._segments.opened_ns >= self._segment_ns
-            and self._segments.bytes - self._segments.carried_bytes > _WORTH_CLOSING_BYTES
-        ):
+        age_ns = self._now_ns() - self._segments.opened_ns
+        content_bytes = self._segments.bytes - self._segments.carried_bytes
+        is_old = age_ns >= max(self._segment_ns, _CLOSED_AFTER_NS) and content_bytes > 0
+        if is_old or (age_ns >= self._segment_ns and content_bytes > _WORTH_CLOSING_BYTES):
             self._rotation_due = True
             if not self._scheduled:
                 self._scheduled = True
@@ -271,6 +273,10 @@ class SyncJournal:
         """Raises ``JournalError`` with nothing written."""
         self._segments.write(records)
         self._segments.sync()
+
+    def rotate(self) -> None:
+        """End the segment, so that what is in it is posted. Raises ``JournalError``; then this one goes on."""
+        self._segments.rotate(())
 
     def close(self) -> None:
         self._segments.end(final=True)

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("token", text(), nullable=False),
         sa.Column("seen_ns", ns(), nullable=False),
         sa.Column("address", text(), nullable=False),
+        sa.Column("posted_ns", ns(), nullable=False),
     )
     op.create_table(
         "alerts",
