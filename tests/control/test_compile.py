@@ -78,9 +78,9 @@ def test_candidates_stand_in_their_order_with_their_prices() -> None:
     assert [(view.channel, view.order) for view in (first, second, third)] == [
         ("openai", 1), ("azure", 2), ("local", 2),
     ]  # fmt: skip
-    assert first.prices == {"gpt-4.1": book.prices("openai", "gpt-4.1")}
-    assert second.prices == {"gpt-4.1": book.prices("azure", "gpt-4.1")}
-    assert third.prices == {"smollm2-135m": book.prices("local", "*")}
+    assert first.prices == {"gpt-4.1": book.all_tiers("openai", "gpt-4.1")}
+    assert second.prices == {"gpt-4.1": book.all_tiers("azure", "gpt-4.1")}
+    assert third.prices == {"smollm2-135m": book.all_tiers("local", "*")}
     assert first.output_tokens_max == 77
     assert first.context_tokens == book.facts("openai", "gpt-4.1").context_tokens
     assert second.output_tokens_max == book.facts("azure", "gpt-4.1").output_tokens_max

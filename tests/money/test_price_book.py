@@ -67,7 +67,9 @@ def test_every_kind_of_channel_has_its_part() -> None:
     assert SHIPPED.parts() == ["anthropic", "azure", "local", "openai"]
 
 
-@pytest.mark.parametrize("row", SHIPPED.rows, ids=lambda row: f"{row.part}-{row.models[0]}-{row.effective}")
+@pytest.mark.parametrize(
+    "row", SHIPPED.rows, ids=lambda row: f"{row.part}-{row.models[0]}-{row.tier}-{row.zone}-{row.effective}"
+)
 def test_every_shipped_row_is_sourced_dated_and_priced(row: Row) -> None:
     assert row.price.source.strip()
     assert datetime.date(2026, 8, 1) <= row.source_date <= READ.date()
@@ -75,9 +77,12 @@ def test_every_shipped_row_is_sourced_dated_and_priced(row: Row) -> None:
     assert row.price.currency == "USD"
     assert row.price.pico.keys() <= set(m.ALL_METERS)
     assert row.file == f"{row.part}.toml"
-    assert (ANY_MODEL in row.models) == (row.part == "local")
+    ours = row.part == "local" or row.tier == "provisioned"
+    assert (ANY_MODEL in row.models) == ours
     free = [meter for meter, pico in row.price.pico.items() if pico == 0]
-    assert bool(free) == (row.part == "local"), f"only our own machine is free, not {free}"
+    assert bool(free) == ours, f"only our own machine and what is paid by the hour are free, not {free}"
+    assert row.tier in ("", "batch", "flex", "priority", "fast", "provisioned")
+    assert row.zone in ("", "data_zone_eu", "data_zone_us", "data_zone_apac")
     for cliff in row.price.cliffs:
         assert all(cliff.pico[meter] >= pico for meter, pico in row.price.pico.items())
 

@@ -62,6 +62,7 @@ COMMANDS: Final = {
         "reconcile",
         "Compare a provider's report with the books; name every difference.",
     ),
+    "prices": Command("upeti.cli.prices", "prices_app", "Look into the price book, compare it, explain a call's cost."),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

@@ -103,6 +103,18 @@ def channels_of(config: Path | None) -> list[tuple[str, str, str]]:
     return [(one.name, one.kind, one.base_url) for one in accounts_of(config)]
 
 
+def price_files_of(config: Path | None) -> list[Path]:
+    """Return ``money.price_files`` of the configuration, if there is one. Raises ``ConfigError``."""
+    if config is None and not Path(CONFIG_FILE).is_file():
+        return []
+    path, values = _read(config)
+    money = values.get("money", {})
+    names = money.get("price_files", []) if isinstance(money, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f'{path}: price_files must be a list of files, such as ["prices.toml"]')
+    return [path.parent / name for name in names]
+
+
 def _read(config: Path | None) -> tuple[Path, dict[str, Any]]:
     path = config or Path(CONFIG_FILE)
     try:

@@ -99,13 +99,7 @@ class _Compilation:
                 workers=self._placement.workers,
             )
         channels = {channel.name: self._channel(place, channel) for place, channel in enumerate(config.channel)}
-        parts = {
-            channel.name: (
-                channel.prices or PROVIDERS[channel.kind].host(channels[channel.name].host).prices,
-                channel.zone,
-            )
-            for channel in config.channel
-        }
+        parts = {channel.name: price_place(channel) for channel in config.channel}
         routes = {}
         for place, route in enumerate(config.route):
             views = tuple(
@@ -340,6 +334,13 @@ def _for_whom(terms: BudgetTerms, written: Budget | RateLimit) -> BudgetTerms:
         key=written.key or "",
         feature=written.feature or "",
     )
+
+
+def price_place(channel: Channel) -> tuple[str, str]:
+    """Return which part of the price book applies to a channel, and which zone."""
+    provider = PROVIDERS[channel.kind]
+    host = urlsplit(channel.base_url or provider.base_url).hostname or ""
+    return channel.prices or provider.host(host).prices, channel.zone
 
 
 def watched_files(document: Document) -> Iterator[Path]:
