@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+import re
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -450,3 +451,13 @@ def test_the_same_tier_and_zone_twice_from_one_day_is_refused(tmp_path: Path) ->
     twice = row_of("m", "2", tier="flex") * 2
     assert "has a price from 2026-01-01 in line 2 already" in refused(tmp_path, 'part = "house"' + twice)
     assert "tier" in refused(tmp_path, 'part = "house"' + row_of("m", "2", tier="Flex!"))
+
+
+def test_the_price_files_in_the_docs_can_be_read(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "prices.md").read_text()
+    contract, rented = re.findall(r"<!-- a price file -->\n```\n(.*?)```", page, re.DOTALL)
+    book = book_of(tmp_path, contract, rented)
+    row = book.as_of(datetime.date(2026, 12, 1), "azure", "gpt-4.1", zone="data_zone_eu")
+    assert row is not None
+    assert row.price.pico[m.INPUT] == 1_980_000
+    assert [one.name for one in book.capacity] == ["chat-ptu"]

@@ -34,9 +34,7 @@ from upeti.money.price_book import Cell, PriceBook, Row
 if TYPE_CHECKING:
     from upeti.money.price_import import Source
 
-prices_app = typer.Typer(
-    help="Look into the price book, compare it, explain a call's cost, price a past period again.", no_args_is_help=True
-)
+prices_app = typer.Typer(help="Look into the price book, compare it, explain a call's cost.", no_args_is_help=True)
 
 AsOfOption = Annotated[
     datetime.datetime | None,
