@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +144,31 @@ def test_python_in_the_docs_runs(upeti: UpetiProcess, page: str, text: str) -> N
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 0, f"{page}: {ran.stderr}"
     assert ran.stdout.strip()
+
+
+def test_the_reconciliation_how_to_runs(upeti: UpetiProcess) -> None:
+    """A bill, the provider's file, the report, the correction: the page's own lines, after a stream that was cut."""
+    body = {"model": "m-cut", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    request = urllib.request.Request(
+        f"{upeti.gateway}/v1/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={"authorization": f"Bearer {KEY}", "content-type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        answer.read()
+    bill = ["--log", upeti.folder / "provider.jsonl", "--prices", upeti.folder / "prices.toml", "--output", "calls.csv"]
+    subprocess.run([sys.executable, "-m", "upeti.sim.provider_bill", *bill], check=True, timeout=60, cwd=upeti.folder)
+    (how_to,) = [text for page, text in blocks("sh") if page == "reconciliation.md"]
+    said = []
+    for line in how_to.splitlines():
+        words = shlex.split(line.partition("  #")[0])[1:]
+        ran = upeti.command(*words, cwd=upeti.folder)
+        assert ran.returncode == 0, f"{line}: {ran.stdout}{ran.stderr}"
+        said.append(ran.stdout)
+    assert "lost" in said[1]
+    assert "Would write 1 corrections" in said[2]
+    assert "lost" not in said[4], "corrected"
+    assert "<h1>Reconciliation</h1>" in (upeti.folder / "reconciliation.html").read_text()
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ class _Group:
         self._units = self._main_units()
         self._works: dict[datetime.date, dict[tuple[str, str], _Work]] = {}
         self._bills: dict[datetime.date, int] = {}  # what was found billed for the estimated calls of a day
+        self._billed_by: dict[datetime.date, list[tuple[_Work, int]]] = {}
         self._bill_meters: dict[datetime.date, dict[str, int] | None] = {}
         for day, found in self._days.items():
             self._works[day] = {at: self._work(day, at, found.cells[at]) for at in sorted(found.cells)}
@@ -311,7 +312,10 @@ class _Group:
                 left[day] -= self._bill_estimates(day, day + shift * _DAY, left[day])
         for day in left:
             work = self._works[day]["", ESTIMATED]
-            self._take_estimated(work, day, work.rest)
+            if self._bills[day] == work.line.ours_pico:
+                self._give_to_meters(work, day)
+            else:
+                self._take_estimated(work, day, work.rest)
 
     def _bill_estimates(self, day: datetime.date, billed_on: datetime.date, left_pico: int) -> int:
         """Find on ``billed_on`` what was billed for the estimated calls of ``day``; return how much."""
@@ -322,9 +326,18 @@ class _Group:
                 continue
             self._count_meters(day, work, pico)
             self._take_estimated(work, day, pico)
+            self._billed_by.setdefault(day, []).append((work, pico))
             found_pico += pico
         self._bills[day] = self._bills.get(day, 0) + found_pico
         return found_pico
+
+    def _give_to_meters(self, estimated: _Work, day: datetime.date) -> None:
+        """What was posted is what was billed, as after a correction: then it belongs to the meters it was billed by."""
+        for work, pico in self._billed_by.get(day, ()):
+            self._take_estimated(work, day, -pico)
+            work.line.ours_pico += pico
+            work.rest -= pico
+        estimated.line.ours_pico = estimated.rest = 0
 
     def _count_meters(self, day: datetime.date, work: _Work, pico: int) -> None:
         """Note which quantities were billed for estimated calls; unknown once one of them is."""
@@ -343,7 +356,8 @@ class _Group:
         """Divide between calls that were aborted and calls that were lost, by their bounds."""
         found = self._days[day]
         bound_pico = sum(row.bound_pico for row in found.estimated.values())
-        aborted_pico = pico * min(found.aborted_pico, bound_pico) // bound_pico if bound_pico else 0
+        share_pico = abs(pico) * min(found.aborted_pico, bound_pico) // bound_pico if bound_pico else 0
+        aborted_pico = share_pico if pico > 0 else -share_pico
         why = "" if work.line.day == day else f"billed for estimated calls of {day}"
         work.take(Kind.ABORTED, aborted_pico, why)
         work.take(Kind.LOST, pico - aborted_pico, why)
