@@ -71,7 +71,7 @@ def test_meters_name_the_models_that_are_priced() -> None:
     }
     lost = []
     for row in PriceBook.shipped().rows:
-        if row.part == "azure":
+        if row.part == "azure" and row.models != ("*",):
             names = same_models(named, set(row.models))
             if not any(
                 (names[model] == names[one] and model != one) or model in named for model in row.models for one in named
