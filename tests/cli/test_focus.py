@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 
 from support.focus_rows import PRICE, every_sort
+from support.journal_files import JournalFiles, opened, settled
 from upeti.cli.main import main
 from upeti.control.books import Books
+from upeti.control.jobs import project
 from upeti.control.store import Store
 from upeti.core.amount import decimal_text
+from upeti.core.events import Outcome
 from upeti.money.ledger import Batch, BatchKind
 
 CONFIG = """
@@ -23,6 +26,8 @@ data_dir = "data"
 name = "openai"
 kind = "azure"
 base_url = "https://acme.openai.azure.com"
+account = "sub-1"
+zone = "data_zone_eu"
 """
 
 
@@ -68,6 +73,41 @@ def test_the_sum_is_the_usage_to_the_last_digit(config: Path, tmp_path: Path) ->
     expected = sum(row.cost_pico for row in every_sort() if row.currency == "USD")
     assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(decimal_text(expected))
     assert {row["ServiceProviderName"] for row in rows} == {"Microsoft"}
+    assert {(row["BillingAccountId"], row["BillingAccountName"], row["RegionId"]) for row in rows} == {
+        ("sub-1", "openai", "data_zone_eu")
+    }
+
+
+def test_a_journal_its_bill_and_its_focus_file_have_one_sum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "upeti.toml"
+    config.write_text(CONFIG)
+    files = JournalFiles(tmp_path / "data")
+    for call in range(1, 40):
+        files.append(opened(call, feature=f"f{call % 3}"), settled(call, cost_pico=10**12 + call, price_id=PRICE.id))
+    files.append(opened(40), settled(40, outcome=Outcome.ESTIMATED, meters=None, cost_pico=7, price_id=PRICE.id))
+    files.close()
+    store = Store(tmp_path / "data")
+    Books(store).keep_prices([PRICE], 0)
+    assert project(tmp_path / "data", store, None) == 1
+    store.close()
+    with pytest.raises(SystemExit):
+        main(["bill", "--json", "--config", str(config)])
+    (total,) = json.loads(capsys.readouterr().out)["totals"]
+    assert run("export", "-o", tmp_path / "all.csv", "-c", config) == 0
+    with (tmp_path / "all.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(total["cost"])
+    assert {row["x_Estimated"] for row in rows} == {"true", "false"}
+    assert run("check", tmp_path / "all.csv") == 0
+
+
+def test_the_commands_of_the_page_run(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(config.parent)
+    page = (Path(__file__).parents[2] / "docs" / "focus.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("upeti focus ")]
+    assert len(lines) >= 2
+    for line in lines:
+        assert run(*line.removeprefix("upeti focus ").split()) == 0
 
 
 def test_a_tenant_alone(config: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, channels_of, complaints
+from upeti.cli.options import ConfigOption, JsonOption, accounts_of, complaints
 from upeti.cli.output import cell, console, plain, table
 from upeti.cli.state import open_state
 from upeti.core.amount import decimal_text
@@ -119,7 +119,12 @@ class _Counted:
 
 
 def _parties(config: Path | None) -> Parties:
-    known = {name: party_of(kind, urlsplit(base_url).hostname or "") for name, kind, base_url in channels_of(config)}
+    known = {
+        one.name: msgspec.structs.replace(
+            party_of(one.kind, urlsplit(one.base_url).hostname or ""), account=one.account, region=one.zone
+        )
+        for one in accounts_of(config)
+    }
     return lambda channel: known.get(channel) or unknown_party(channel)
 
 

@@ -98,11 +98,6 @@ def accounts_of(config: Path | None) -> list[ChannelAccount]:
     return [ChannelAccount(*(str(one.get(name, "")) for name in ChannelAccount._fields)) for one in channels]
 
 
-def channels_of(config: Path | None) -> list[tuple[str, str, str]]:
-    """Return name, kind and base URL of the channels that the configuration has now. Raises ``ConfigError``."""
-    return [(one.name, one.kind, one.base_url) for one in accounts_of(config)]
-
-
 def price_files_of(config: Path | None) -> list[Path]:
     """Return ``money.price_files`` of the configuration, if there is one. Raises ``ConfigError``."""
     if config is None and not Path(CONFIG_FILE).is_file():

@@ -132,7 +132,14 @@ COST_AND_USAGE: Final = (
     Column("AllocatedTags", Kind.KEY_VALUE, _O, True, "1.3", _NEVER),
     Column("AvailabilityZone", _S, _R, True, "0.5", _NEVER),
     Column("BilledCost", _D, _M, False, "0.5", "the cost, exact to the twelfth decimal"),
-    Column("BillingAccountId", _S, _M, False, "0.5", "the channel: one account with one contract party"),
+    Column(
+        "BillingAccountId",
+        _S,
+        _M,
+        False,
+        "0.5",
+        "the channel's `account`, as the provider's bill names it; without one the channel",
+    ),
     Column("BillingAccountName", _S, _M, True, "0.5", "the channel"),
     Column("BillingAccountType", _S, _O, False, "1.2", "`Channel`"),
     Column("BillingCurrency", _C, _M, False, "0.5", "the currency of the price; nothing is converted"),
@@ -211,8 +218,8 @@ COST_AND_USAGE: Final = (
     Column(
         "PricingUnit", _U, _M, True, "1.0-preview", "`1000000 Tokens`, as providers list prices; `Requests`, `Seconds`"
     ),
-    Column("RegionId", _S, _O, True, "1.0", "null: an endpoint does not say where it computes"),
-    Column("RegionName", _S, _O, True, "1.0", "null"),
+    Column("RegionId", _S, _O, True, "1.0", "the channel's `zone`; null without one"),
+    Column("RegionName", _S, _O, True, "1.0", "as RegionId"),
     Column("ResourceId", _S, _O, True, "0.5", "channel and model"),
     Column("ResourceName", _S, _O, True, "0.5", "the model"),
     Column("ResourceType", _S, _O, True, "1.0-preview", "`Model`, or `Capacity`"),

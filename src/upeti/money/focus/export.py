@@ -36,6 +36,8 @@ class Party(msgspec.Struct, frozen=True):
     provider: str  # ServiceProviderName
     host: str  # HostProviderName
     issuer: str  # InvoiceIssuerName
+    account: str = ""  # on the provider's bill; "" when it is not known
+    region: str = ""  # where it computes, as the price book names it; "" anywhere
 
 
 Parties = Callable[[str], Party]  # by channel
@@ -123,7 +125,7 @@ def _common(row: UsageRow, party: Party) -> Row:
     return (
         _NO_ROW
         | {
-            "BillingAccountId": row.channel,
+            "BillingAccountId": party.account or row.channel,
             "BillingAccountName": row.channel,
             "BillingAccountType": "Channel",
             "BillingCurrency": row.currency,
@@ -132,6 +134,8 @@ def _common(row: UsageRow, party: Party) -> Row:
             "HostProviderName": party.host,
             "InvoiceIssuerName": party.issuer,
             "PricingCurrency": row.currency,
+            "RegionId": party.region or None,
+            "RegionName": party.region or None,
             "ResourceId": f"{row.channel}/{row.model}",
             "ResourceName": row.model,
             "ServiceCategory": "AI and Machine Learning",
