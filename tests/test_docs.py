@@ -17,8 +17,10 @@ import msgspec
 import pytest
 import typer.main
 
+from support.invoice_side import close, post, row
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
-from upeti.cli.main import build
+from upeti.cli.main import build, main
+from upeti.control.store import Store
 from upeti.core.config import Channel, Route, Telemetry
 
 ROOT = Path(__file__).parents[1]
@@ -169,6 +171,37 @@ def test_the_reconciliation_how_to_runs(upeti: UpetiProcess) -> None:
     assert "Would write 1 corrections" in said[2]
     assert "lost" not in said[4], "corrected"
     assert "<h1>Reconciliation</h1>" in (upeti.folder / "reconciliation.html").read_text()
+
+
+def test_the_month_of_the_invoices_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("tenants.toml", "rates.toml"):
+        (tmp_path / name).write_text((ROOT / "examples" / name).read_text())
+    (tmp_path / "upeti.toml").write_text('[money]\ntenants_file = "tenants.toml"\nrates_file = "rates.toml"\n')
+    store = Store(tmp_path / "upeti-data")
+    post(store, row("warung"), row("orchard", meters={"input": 123_456_789}), row("feed"))
+    page = (ROOT / "docs" / "invoices.md").read_text()
+    how_to = page[page.index("<!-- how-to") : page.index("<!-- /how-to -->")]
+    lines = [
+        line
+        for text in re.findall(r"^```sh\n(.*?)^```", how_to, re.MULTILINE | re.DOTALL)
+        for line in text.splitlines()
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        if line.startswith("upeti invoice issue warung"):
+            close(store)
+            post(store, row("warung", outcome="corrected", meters={}, attempts=0, cost_pico=-(10**12)))
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(line)[1:])
+        printed = capsys.readouterr()
+        assert not ended.value.code, f"{line}: {printed.err}"
+        assert printed.out.strip(), line
+    store.close()
+    assert "credited" in printed.out
+    assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF-")
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 - docs/commands.md: every command with its options, from the command line's own definitions
 - docs/errors.md: every error code that a client can meet, from the places that raise it
 - docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
+- docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
 - docs/architecture.md: the table of endings, between its two comments
 """
 
@@ -10,15 +11,19 @@ from __future__ import annotations
 
 import ast
 import sys
+import typing
 from pathlib import Path
 
+import msgspec
 import typer.main
 
 from upeti.cli.main import build
 from upeti.core import errors
 from upeti.gateway.holds import ENDINGS, Ended, Rule
+from upeti.money import tenant
 from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
 from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
+from upeti.money.receivable import LIFE_CYCLE
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -105,12 +110,9 @@ def error_page() -> str:
 
 def architecture() -> str:
     page = (DOCS / "architecture.md").read_text()
-    head, begin, rest = page.partition("<!-- endings: ")
-    comment, arrow, rest = rest.partition("-->\n")
-    _, end, tail = rest.partition("<!-- /endings -->")
     rows = [f"| `{ended}` | {ENDED_MEANS[ended]} | {RULE_MEANS[ENDINGS[ended]]} |" for ended in Ended]
     table = "\n".join(["| ended | what happened | settled by |", "|---|---|---|", *rows])
-    return f"{head}{begin}{comment}{arrow}{table}\n{end}{tail}"
+    return between(page, "endings", table)
 
 
 def focus_reference() -> str:
@@ -139,10 +141,42 @@ def focus_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def between(page: str, name: str, table: str) -> str:
+    """Return ``page`` with ``table`` between its two comments of ``name``."""
+    head, begin, rest = page.partition(f"<!-- {name}: ")
+    comment, arrow, rest = rest.partition("-->\n")
+    _, end, tail = rest.partition(f"<!-- /{name} -->")
+    return f"{head}{begin}{comment}{arrow}{table}\n{end}{tail}"
+
+
+def invoices() -> str:
+    lines = []
+    for name, kind in tenant.TABLES.items():
+        about = (kind.__doc__ or "").split(": ", 1)[-1].splitlines()[0]
+        lines += [f"### `[[{name}]]`", "", f"{about[:1].upper()}{about[1:]}", "", "| field | meaning |", "|---|---|"]
+        for field in msgspec.structs.fields(kind):
+            must = "**required.** " if field.required else ""
+            lines.append(f"| `{field.encode_name}` | {must}{description_of(field.type)} |")
+        lines.append("")
+    states = ["| state | step | next state |", "|---|---|---|"]
+    states += [f"| {state} | {step} | {then} |" for state, steps in LIFE_CYCLE.items() for step, then in steps.items()]
+    page = between((DOCS / "invoices.md").read_text(), "tenants-file", "\n" + "\n".join(lines))
+    return between(page, "life-cycle", "\n".join(states))
+
+
+def description_of(kind: object) -> str:
+    """Return what a field's type notes about itself."""
+    notes = list(getattr(kind, "__metadata__", ())) + [
+        note for part in typing.get_args(kind) for note in getattr(part, "__metadata__", ())
+    ]
+    return next(note.description for note in notes if isinstance(note, msgspec.Meta) and note.description)
+
+
 PAGES = {
     "commands.md": commands,
     "errors.md": error_page,
     "focus-reference.md": focus_reference,
+    "invoices.md": invoices,
     "architecture.md": architecture,
 }
 

@@ -63,6 +63,12 @@ COMMANDS: Final = {
         "Compare a provider's report with the books; name every difference.",
     ),
     "prices": Command("upeti.cli.prices", "prices_app", "Look into the price book, compare it, explain a call's cost."),
+    "tenant": Command("upeti.cli.tenant", "tenant_app", "Tenants and their terms; prepaid credit."),
+    "invoice": Command(
+        "upeti.cli.invoice",
+        "invoice_app",
+        "What tenants owe: draft, issue, correct, credit, pay, export invoices.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

@@ -71,11 +71,20 @@ def data_dir_of(config: Path | None, data_dir: Path | None) -> Path:
 
 def rates_file_of(config: Path | None) -> Path | None:
     """Return ``money.rates_file`` of the configuration, if there is one. Raises ``ConfigError``."""
+    return _money_file_of(config, "rates_file")
+
+
+def tenants_file_of(config: Path | None) -> Path | None:
+    """Return ``money.tenants_file`` of the configuration, if there is one. Raises ``ConfigError``."""
+    return _money_file_of(config, "tenants_file")
+
+
+def _money_file_of(config: Path | None, setting: str) -> Path | None:
     if config is None and not Path(CONFIG_FILE).is_file():
         return None
     path, values = _read(config)
     money = values.get("money", {})
-    name = _text(path, money if isinstance(money, dict) else {}, "rates_file", "")
+    name = _text(path, money if isinstance(money, dict) else {}, setting, "")
     return path.parent / name if name else None
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import TextIO
 
 import typer
 from rich.console import Console
@@ -68,9 +69,11 @@ def table(columns: Sequence[tuple[str, bool]]) -> Table:
     return made
 
 
-def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write CSV to standard output; a text that a spreadsheet would take for a formula gets a leading ``'``."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]], to: TextIO | None = None) -> None:
+    """Write CSV, to standard output unless told otherwise; a text that a spreadsheet would take for a formula gets a
+    leading ``'``.
+    """
+    writer = csv.writer(to or sys.stdout, lineterminator="\n")
     writer.writerow(header)
     for row in rows:
         writer.writerow(_harmless(value) if isinstance(value, str) else value for value in row)

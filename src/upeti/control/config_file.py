@@ -218,6 +218,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             config.money,
             price_files=tuple(map(absolute, config.money.price_files)),
             rates_file=absolute(config.money.rates_file),
+            tenants_file=absolute(config.money.tenants_file),
         ),
         state=replace(config.state, password=place(config.state.password)),
         telemetry=replace(

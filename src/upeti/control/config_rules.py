@@ -118,6 +118,7 @@ def _files(config: Config) -> Iterator[Problem]:
         ("gateway.tls_certificate", config.gateway.tls_certificate),
         ("gateway.tls_key", config.gateway.tls_key),
         ("money.rates_file", config.money.rates_file),
+        ("money.tenants_file", config.money.tenants_file),
         *((f"money.price_files[{place}]", file) for place, file in enumerate(config.money.price_files)),
         *((f"channel[{place}].ca_file", channel.ca_file) for place, channel in enumerate(config.channel)),
     ]

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 
@@ -215,11 +216,20 @@ invoices = Table(
     "invoices",
     metadata,
     Column("number", String, primary_key=True),
-    Column("kind", String, nullable=False),  # invoice, credit_note
+    Column("kind", String, nullable=False),  # invoice, supplement, credit_note
     Column("tenant", String, nullable=False),
     Column("period", String(7), nullable=False),
+    Column("refers_to", String, nullable=False),  # number of what a supplement or a credit note belongs to
     Column("issued_ns", BigInteger, nullable=False),
     Column("document", String, nullable=False),  # JSON, as it was issued
     Column("sha256", String, nullable=False),  # of the document's text
     Column("batch", BigInteger, ForeignKey("batches.number"), nullable=False),
+    Index(
+        "invoices_once",
+        "tenant",
+        "period",
+        unique=True,
+        sqlite_where=text("kind = 'invoice'"),
+        postgresql_where=text("kind = 'invoice'"),
+    ),
 )

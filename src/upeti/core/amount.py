@@ -2,14 +2,15 @@
 
 Rules: an amount is an ``int`` of pico units (10⁻¹² of the currency's main unit), because prices per
 token need twelve decimals and an int64 of nano units overflows at 9.2 billion (a month in rupiah does
-not fit). No float ever becomes an amount. Nothing is rounded per call; ``round_pico`` is the only
-place where money is rounded, once per line of a bill. Zero is an amount; unknown is ``None``.
+not fit). No float ever becomes an amount. Nothing is rounded per call; here are the only
+places where money is rounded, once per line of a bill. Zero is an amount; unknown is ``None``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation, localcontext
+from fractions import Fraction
 from typing import NewType
 
 Pico = NewType("Pico", int)
@@ -67,18 +68,25 @@ def round_pico(pico: int, decimals: int) -> Decimal:
         return to_decimal(pico).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_HALF_EVEN)
 
 
-def apportion_pico(lines: Sequence[int], decimals: int) -> list[Decimal]:
+def apportion_pico(lines: Sequence[int | Fraction], decimals: int) -> list[Decimal]:
     """Round the lines of a bill to ``decimals`` places so that they sum to their rounded total.
 
-    Every line is rounded down, and what is missing goes to the lines with the largest remainders.
+    Every line is rounded down, and what is missing goes to the lines with the largest remainders. Lines are pico units;
+    a part of a pico (a margin on a price, a conversion) is a ``Fraction``, so that nothing is rounded before.
     """
     unit = 10 ** (PICO_DIGITS - decimals)
-    total = parse_pico(round_pico(sum(lines), decimals)) // unit
+    total = round(Fraction(sum(lines)) / unit)  # half to even
     units = [line // unit for line in lines]
     by_remainder = sorted(range(len(lines)), key=lambda place: lines[place] % unit, reverse=True)
     for place in by_remainder[: total - sum(units)]:
         units[place] += 1
     return [round_pico(count * unit, decimals) for count in units]
+
+
+def round_fraction(pico: Fraction, decimals: int) -> Pico:
+    """Round an exact amount in pico units to ``decimals`` places, half to even."""
+    unit = 10 ** (PICO_DIGITS - decimals)
+    return Pico(round(pico / unit) * unit)
 
 
 def convert_pico(pico: int, rate: Decimal) -> Pico:

@@ -138,6 +138,9 @@ class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tuple[str, ...], Meta(description="Price files of your own, read after the shipped book; a later row wins.")
     ] = ()
     rates_file: Annotated[str, Meta(description="Dated exchange rates for showing a bill in another currency.")] = ""
+    tenants_file: Annotated[
+        str, Meta(description="Tenants, issuers and terms of sale, for invoices: see [invoices](invoices.md).")
+    ] = ""
     output_tokens_default: Annotated[
         int,
         Meta(

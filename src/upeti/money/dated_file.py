@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -56,6 +57,18 @@ def rows_of(
     """
     text, document, (tables,) = split_tables(file, data, table)
     return head_of(file, document, head), typed_rows(file, text, table, tables, row)
+
+
+def tables_of(file: str, data: bytes, kinds: Mapping[str, type]) -> dict[str, list[DatedRow[Any]]]:
+    """Return the rows of every table in ``kinds``; a file may lack some, and has nothing else. Raises ``ConfigError``."""
+    text, document, found = split_tables(file, data, *kinds)
+    if document:
+        names = ", ".join(f"[[{table}]]" for table in kinds)
+        raise ConfigError(f"{file}: `{next(iter(document))}` is not known here; there are: {names}")
+    return {
+        table: typed_rows(file, text, table, tables, kind)
+        for (table, kind), tables in zip(kinds.items(), found, strict=True)
+    }
 
 
 def split_tables(file: str, data: bytes, *names: str) -> tuple[str, dict[str, Any], list[list[Any]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from decimal import Decimal
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +29,22 @@ class Rate(msgspec.Struct, frozen=True):
     date: datetime.date  # from this day on
     source: str
     set_sha256: str  # of the file's bytes
+
+
+class Conversion(msgspec.Struct, frozen=True):
+    """From one currency to another, with the rates that say so: none for the same currency, two across the base."""
+
+    source: str
+    target: str
+    rates: tuple[Rate, ...] = ()
+
+    @property
+    def factor(self) -> Fraction:
+        """How many units of the target one unit of the source is, exactly."""
+        factor = Fraction(1)
+        for rate in self.rates:
+            factor = factor * Fraction(rate.rate) if rate.currency == self.target else factor / Fraction(rate.rate)
+        return factor
 
 
 class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,3 +111,10 @@ class Rates:
             f"{self.file}: {lack}; write a [[rate]] with currency, rate, date and source into a file "
             "and name it as money.rates_file"
         )
+
+    def conversion(self, source: str, target: str, at_date: datetime.date) -> Conversion:
+        """Return how ``source`` is converted to ``target`` on ``at_date``. Raises ``ConfigError`` without a rate."""
+        if source == target:
+            return Conversion(source, target)
+        named = tuple(self.rate(one, at_date) for one in (source, target) if one != self.base)
+        return Conversion(source, target, named)

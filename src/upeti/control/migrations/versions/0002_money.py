@@ -109,8 +109,13 @@ def upgrade() -> None:
         sa.Column("kind", text(), nullable=False),
         sa.Column("tenant", text(), nullable=False),
         sa.Column("period", text(7), nullable=False),
+        sa.Column("refers_to", text(), nullable=False),
         sa.Column("issued_ns", ns(), nullable=False),
         sa.Column("document", text(), nullable=False),
         sa.Column("sha256", text(), nullable=False),
         sa.Column("batch", ns(), sa.ForeignKey("batches.number"), nullable=False),
+    )
+    first = sa.text("kind = 'invoice'")
+    op.create_index(
+        "invoices_once", "invoices", ["tenant", "period"], unique=True, sqlite_where=first, postgresql_where=first
     )
