@@ -308,6 +308,9 @@ def test_reprice_corrects_what_differs_once(folder: Path) -> None:
     assert {record.outcome for record in written} == {Outcome.POSTED, Outcome.UNPRICED}
     assert {record.reason for record in written} == {"repriced"}
     assert {record.price_id for record in written} == {cheaper.id}
+    store = Store(folder)
+    assert Books(store).price(cheaper.id) == cheaper, "usage and chargeback find what corrections name"
+    store.close()
 
     assert [one["why"] for one in reprice(folder)] == ["the book has no price"], "nothing is left to correct"
     assert len(list(corrections(folder))) == 2

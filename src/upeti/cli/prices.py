@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,6 +32,7 @@ from upeti.core.errors import ConfigError
 from upeti.money.price_book import Cell, PriceBook, Row
 
 if TYPE_CHECKING:
+    from upeti.money.price import Price
     from upeti.money.price_import import Source
 
 prices_app = typer.Typer(help="Look into the price book, compare it, explain a call's cost.", no_args_is_help=True)
@@ -246,7 +247,7 @@ def reprice_command(
         book = PriceBook.load(document.config.money.price_files)
         places = {channel.name: price_place(channel) for channel in document.config.channel}
 
-        def price_of(channel: str, model: str, tier: str, day: datetime.date) -> Any:
+        def price_of(channel: str, model: str, tier: str, day: datetime.date) -> Price | None:
             part, zone = places.get(channel, ("", ""))
             row = book.as_of(day, part, model, tier, zone)
             return None if row is None else row.price
@@ -265,6 +266,7 @@ def reprice_command(
             typer.echo(f"{len(records)} corrections would be written; nothing was.", err=as_json)
             return
         count = write_corrections(directory, records)
+        _remember(config, [row.price for row in book.rows if row.price.id in {record.price_id for record in records}])
         typer.echo(f"{count} corrections were written, following the book {reference[:16]}.", err=as_json)
 
 
@@ -324,7 +326,21 @@ def _source(name: str, part: str | None, book: PriceBook, regional: bool) -> Sou
     return type(said)(said.name, (part,), offers, said.unmapped)
 
 
-def _remembered(config: Path | None, price_id: str) -> Any:
+def _remember(config: Path | None, prices: list[Price]) -> None:
+    """Keep prices that corrections name, as those that calls are served with."""
+    if not prices:
+        return
+    from upeti.cli.state import open_state
+    from upeti.control.books import Books
+
+    store = open_state(config)
+    try:
+        Books(store).keep_prices(prices, time.time_ns())
+    finally:
+        store.close()
+
+
+def _remembered(config: Path | None, price_id: str) -> Price | None:
     """Return a price that was served with and that no file states any more."""
     if config is None and not Path(CONFIG_FILE).is_file():
         return None

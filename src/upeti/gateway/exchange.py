@@ -143,7 +143,8 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
     if breaker.is_open:
         breaker.trying(gateway.loop.time())  # before others are planned in this turn of the loop
     price = tariff.price if tariff is not None else None
-    with Attempt(opened, price, purses, gateway, lane.prices_by_tier, lane.usual_tier(call.tier), rates) as attempt:
+    tier = lane.usual_tier(call.tier) if price is None else price.tier
+    with Attempt(opened, price, purses, gateway, lane.prices_by_tier, tier, rates) as attempt:
         await gateway.journal
         return await _dispatch(call, lane, attempt)
 
