@@ -26,22 +26,40 @@ from support.gateway_side import (
     snapshot,
     until,
 )
+from upeti.core.amount import PICO_PER_UNIT
 from upeti.core.errors import JournalError
-from upeti.gateway.holds import ENDINGS, Ended
+from upeti.core.events import Outcome
+from upeti.gateway.holds import ENDINGS, Ended, Purse, Rates
+from upeti.gateway.purses import PurseSet
 from upeti.gateway.snapshot import Caller, Snapshot
 from upeti.gateway.upstream import UpstreamConnection
 from upeti.journal.writer import _Segments
+from upeti.money.budget_terms import BudgetTerms, name_of
 from upeti.sim.provider import SimProvider
 
 BUDGET = "key:k1"
-LIMIT = {BUDGET: 10**12}
+# Five levels, from the organisation to the feature, one of them a month's and one soft; and both kinds of rates.
+LEVELS = (
+    BudgetTerms(name="organisation", limit="1"),
+    BudgetTerms(name="tenant", limit="1", window="month", zone="Asia/Jakarta", tenant="acme"),
+    BudgetTerms(name="project", limit="1", tenant="acme", project="shop"),
+    BudgetTerms(name="feature", limit="1", feature="search"),
+    BudgetTerms(name="watched", limit="0", soft=True),
+)
+CALLS_A_MINUTE = BudgetTerms(name="calls", limit="100", unit="calls", window="minute")
+TOKENS_A_MINUTE = BudgetTerms(name="tokens", limit="100000", unit="tokens", window="minute")
+LIMIT = {
+    BUDGET: 10**12,
+    **{terms.root: terms.limit_pico for terms in (*LEVELS, CALLS_A_MINUTE, TOKENS_A_MINUTE)},
+}
 ROUTE = {"attempts_max": 1, "attempt_timeout_ms": 150, "stream_idle_ms": 150}
 
 
 def one_route(port: SimProvider | int, kind: str = "openai_compatible", **limits: Any) -> Snapshot:
-    callers = {KEY: Caller("k1", "acme", "shop", budgets=(BUDGET,))}
+    callers = {KEY: Caller("k1", "acme", "shop", "search", budgets=(BUDGET,), limit="1")}
     routes = [route("*", candidate("up"), **ROUTE)]
-    return snapshot([channel("up", port, kind)], routes, callers=callers, limits=limits)
+    budgets = (*LEVELS, CALLS_A_MINUTE, TOKENS_A_MINUTE)
+    return snapshot([channel("up", port, kind)], routes, callers=callers, limits=limits, budgets=budgets)
 
 
 @pytest.fixture
@@ -50,11 +68,44 @@ async def served(tmp_path: Path, provider: SimProvider) -> AsyncIterator[Served]
         yield running
 
 
+TOKENS_HELD: list[int] = []  # of each attempt, in pico tokens
+
+
+@pytest.fixture(autouse=True)
+def tokens_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates_of = PurseSet.rates
+
+    def keep(self: PurseSet, *, first: bool, tokens: int) -> Rates:
+        TOKENS_HELD.append(tokens * PICO_PER_UNIT)
+        return rates_of(self, first=first, tokens=tokens)
+
+    monkeypatch.setattr(PurseSet, "rates", keep)
+
+
+def rates(served: Served) -> tuple[Purse, Purse]:
+    """The purses of calls and of tokens; a test may cross a minute, but its only attempt is in one."""
+    purses = served.gateway.holds._purses.values()
+    (calls,) = [purse for purse in purses if purse.unit == "calls"]
+    (tokens,) = [purse for purse in purses if purse.unit == "tokens"]
+    return calls, tokens
+
+
 def outcome(served: Served) -> tuple[str, str, str]:
     """How the only attempt ended, how it was settled, and at what: ``exact``, ``bound`` or ``nothing``."""
     opened, settled = served.books().attempt()
-    assert served.purse(BUDGET).held == 0
-    assert served.purse(BUDGET).posted == settled.cost_pico
+    assert len(opened.budgets) == len({*opened.budgets}) == 6
+    assert {name_of(budget) for budget in opened.budgets} == {terms.name for terms in LEVELS} | {BUDGET}
+    for budget in opened.budgets:
+        assert (served.purse(budget).held, served.purse(budget).posted) == (0, settled.cost_pico)
+    calls, tokens = rates(served)
+    assert (calls.held, calls.posted) == (0, PICO_PER_UNIT)  # it was let through, whatever came of it
+    assert tokens.held == 0
+    if settled.outcome is Outcome.VOIDED or settled.ended == "refused":
+        assert tokens.posted == 0
+    elif settled.meters is not None:
+        assert tokens.posted == sum(settled.meters.values()) * PICO_PER_UNIT
+    else:
+        assert tokens.posted == TOKENS_HELD[-1] > 0
     cost = "nothing" if not settled.cost_pico else "bound" if settled.cost_pico == opened.bound_pico else "exact"
     if cost == "exact":
         assert settled.meters is not None

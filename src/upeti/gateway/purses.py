@@ -89,6 +89,8 @@ class PurseFinder:
         parts = (caller.tenant, caller.project, caller.key, feature)
         matching = [BudgetTerms(name=budget, limit=caller.limit, key=caller.key) for budget in caller.budgets]
         for shape in self._shapes:
+            if any(wanted and not part for part, wanted in zip(parts, shape, strict=True)):
+                continue
             tenant, project, key, own = (part if wanted else "" for part, wanted in zip(parts, shape, strict=True))
             matching += self._terms.get((tenant, project, key, own), ())
         return sorted(matching, key=lambda terms: (terms.rank, terms.root))
