@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -69,7 +69,7 @@ def set_command(
         "key": key,
         "feature": feature,
     }
-    fields = {"name": name} if before is None else fields_of(before)
+    fields: dict[str, Any] = {"name": name} if before is None else fields_of(before)
     fields |= {field: value for field, value in given.items() if value is not None}
     for selector in SELECTORS:
         fields[selector] = fields.get(selector) or None

@@ -34,7 +34,9 @@ COMMANDS: Final = {
     "serve": Command("upeti.cli.serve", "serve", "Start Upeti: workers, keeper and embedded providers."),
     "nodes": Command("upeti.cli.nodes", "nodes_app", "Show the gateway nodes that share a state; forget a lost one."),
     "keys": Command("upeti.cli.keys", "keys_app", "Make, list and revoke client keys."),
-    "budget": Command("upeti.cli.budget", "budget_app", "Set, show and release budgets."),
+    "budget": Command(
+        "upeti.cli.budget", "budget_app", "Set, show and release budgets: limits on what calls may cost."
+    ),
     "secrets": Command("upeti.cli.secrets", "secrets_app", "Store provider secrets, encrypted."),
     "bill": Command(
         "upeti.cli.bill",
