@@ -48,6 +48,9 @@ COMMANDS: Final = {
         "calls",
         "List attempts, newest first: who called, what answered, how it ended, what it cost.",
     ),
+    "ledger": Command(
+        "upeti.cli.ledger", "ledger_app", "Double entry over the journal: balances, postings, proof, closing of months."
+    ),
     "focus": Command("upeti.cli.focus", "focus_app", "Export what was spent as FOCUS 1.4, or check such a file."),
     "concentration": Command(
         "upeti.cli.concentration",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -132,6 +133,25 @@ def connect(data_dir: Path, *, skip_damaged: bool = False) -> duckdb.DuckDBPyCon
     connection.register("pending", _table(PENDING_COLUMNS, [_batch(PENDING_COLUMNS, rest.pending)]))
     connection.register("damage", pa.Table.from_pylist(rest.damage, schema=_DAMAGE))
     return connection
+
+
+def file_sums(paths: Sequence[Path]) -> dict[str, dict[tuple[str, str, str, str], Decimal]]:
+    """Return file name → (tenant, channel, currency, day) → cost, from the files alone. Raises ``JournalError``."""
+    query = """
+        SELECT parse_filename(filename), tenant, channel, currency, strftime(settled_at, '%Y-%m-%d'), sum(cost)
+        FROM files WHERE cost <> 0 GROUP BY ALL
+    """
+    sums: dict[str, dict[tuple[str, str, str, str], Decimal]] = {}
+    with duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false"}) as connection:
+        try:
+            files = connection.read_parquet([str(path) for path in paths], union_by_name=True, filename=True)
+            files.create_view("files")
+            for name, *cell, cost in connection.execute(query).fetchall():
+                sums.setdefault(name, {})[cell[0], cell[1], cell[2], cell[3]] = cost
+        except duckdb.Error as error:
+            cure = "delete the file that is named, it is made again"
+            raise JournalError(f"a Parquet file cannot be read ({error}): {cure}") from error
+    return sums
 
 
 class _Unprojected:
