@@ -11,7 +11,7 @@ import pytest
 from upeti.cli.main import main
 from upeti.control.books import Books
 from upeti.control.store import Store
-from upeti.core.amount import decimal_text
+from upeti.core.amount import decimal_text, parse_pico
 from upeti.money.ledger import Account, balances, check_balance, sealed
 from upeti.money.usage import meter_costs
 
@@ -91,9 +91,32 @@ def test_the_suppliers_of_the_month(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {line.split(",")[1] for line in lines} == {"party"}
 
 
+def test_the_customers_of_the_month(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    directory = tmp_path / "story"
+    simulate(directory, capsys)
+    config = ("--config", str(directory / "upeti.toml"))
+    wholes = ("--denominators", str(directory / "denominators.toml"))
+    assert run("concentration", "--side", "customers", "--json", *config, *wholes, "--currency", "IDR") == 0
+    report = json.loads(capsys.readouterr().out)
+    revenue = report["levels"]["parent"]["revenue"]
+    assert revenue["shares"][0]["name"] == "Video Group"
+    assert 320 * 10**9 < parse_pico(revenue["shares"][0]["value"]) // 10**12 < 325 * 10**9
+    assert 24 < float(revenue["shares"][0]["share_percent"]) < 26
+    group = [one for one in revenue["shares"] if one["name"] == "Samudra Group"]
+    assert len(group) == 1
+    assert len(report["levels"]["tenant"]["revenue"]["shares"]) == 10
+    first = {one["scope"]: one["ten_percent"] for one in report["denominators"] if one["name"] == "Video Group"}
+    assert first == {"line": True, "segment": False, "company": False}
+    assert {one["asks"] for one in report["clauses"]} == {False}
+    stress = report["largest_leaves"]["remains"]
+    assert parse_pico(stress["revenue"]["after"]) == sum(parse_pico(one["value"]) for one in revenue["shares"][1:])
+    assert stress["committed"] == {"before": "193200000000", "after": "0"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--side", "rivals"], "there is no side `rivals`; choose suppliers or customers"),
         (["--by", "tenant"], "tenant is no level of this side; choose from channel, party, parent"),
     ],
 )

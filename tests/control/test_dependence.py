@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import datetime
+from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from upeti.control.dependence import Converter, converted, currencies_of, currency_of, last_day_of, supplier_flows
+from upeti.control.dependence import (
+    Converter,
+    converted,
+    currencies_of,
+    currency_of,
+    customer_flows,
+    last_day_of,
+    supplier_flows,
+)
 from upeti.core.errors import ConfigError
 from upeti.money.parties import Denominator, Parties, Place
+from upeti.money.price import Price
 from upeti.money.rates import Rates
+from upeti.money.tenant import Tenants
 from upeti.money.usage import UsageRow
 
 RATES = """
@@ -109,3 +121,93 @@ def test_the_last_day_of_a_month() -> None:
         "2026-12-31",
         "2028-02-29",
     ]
+
+
+TENANTS = """
+[[issuer]]
+name = "me"
+from = 2026-01-01
+legal_name = "Me Ltd."
+address = ["Street 1"]
+series = "ME"
+
+[[tenant]]
+name = "a"
+from = 2026-01-01
+issuer = "me"
+legal_name = "A Ltd."
+address = ["Street 2"]
+parent = "Group"
+billing_currency = "USD"
+tax = "none"
+
+[[tenant]]
+name = "b"
+from = 2026-01-01
+issuer = "me"
+legal_name = "B Ltd."
+address = ["Street 3"]
+parent = "Group"
+billing_currency = "IDR"
+tax = "none"
+
+[[tenant]]
+name = "own"
+from = 2026-01-01
+issuer = "me"
+legal_name = "Own department"
+address = ["Street 1"]
+billing_currency = "USD"
+internal = true
+
+[[margin]]
+tenant = "*"
+from = 2026-01-01
+percent = "12.5"
+
+[[sale_price]]
+tenant = "b"
+from = 2026-01-01
+currency = "IDR"
+per_million = { input = "8000000" }
+
+[[commitment]]
+tenant = "a"
+from = 2026-01-01
+currency = "USD"
+minimum = "3"
+"""
+
+
+def test_what_customers_pay_and_what_is_left_of_it(rates: Rates, tmp_path: Path) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text(TENANTS)
+    rows = [
+        sold("a", 8 * 10**12),
+        sold("b", 10**12, {"input": 10_000}, price_id="p"),
+        sold("b", 2 * 10**12, {}, outcome="estimated", unmetered=1),
+        sold("own", 7 * 10**12),
+        sold("", 5 * 10**11, {}, tier="provisioned", attempts=0, day="2026-10-02"),
+    ]
+    converter = Converter("USD", rates)
+    price = Price("p", "USD", 0, {"input": 10**8})
+    made = customer_flows(rows, Tenants.load(path), {"p": price}.get, rates, converter)
+    a, b = made.flows
+    assert a.names == {"tenant": "a", "parent": "Group"}
+    assert a.values == {"revenue": 9 * 10**12, "margin": 10**12, "committed": 3 * 10**12, "calls": 1, "tokens": 0}
+    assert b.values["revenue"] == round(Fraction(80_000 * 10**12, 17_000))  # a bound is not sold by own prices
+    assert b.values["margin"] == b.values["revenue"] - 3 * 10**12
+    assert "committed" not in b.values
+    assert (made.unsold, made.internal, made.fixed_pico) == (["b"], ["own"], 5 * 10**11)
+    assert [rate.currency for rate in made.rates] == ["IDR"]
+
+
+def sold(tenant: str, cost: int, meters: dict[str, int] | None = None, **changes: object) -> UsageRow:
+    return msgspec.structs.replace(row("x", cost, **{"meters": meters or {}, **changes}), tenant=tenant)  # type: ignore[arg-type]
+
+
+def test_a_tenant_without_terms_is_an_error(rates: Rates, tmp_path: Path) -> None:
+    path = tmp_path / "tenants.toml"
+    path.write_text(TENANTS)
+    with pytest.raises(ConfigError, match="stranger"):
+        customer_flows([sold("stranger", 1)], Tenants.load(path), lambda _: None, rates, Converter("USD", rates))

@@ -17,6 +17,7 @@ from upeti.cli.options import (
     JsonOption,
     complaints,
     rates_file_of,
+    tenants_file_of,
     values_of,
 )
 from upeti.cli.output import only_one, write_csv
@@ -27,15 +28,17 @@ from upeti.core.errors import ConfigError
 if TYPE_CHECKING:
     from upeti.control.dependence import Converter, Dependence
     from upeti.money.concentration_report import Report
-    from upeti.money.usage import UsageRow
+    from upeti.money.parties import Place
+    from upeti.money.tenant import Tenants
 
 
 def concentration(
+    side: Annotated[str, typer.Option(help="Whom to look at: suppliers or customers.")] = "suppliers",
     by: Annotated[
         str,
         typer.Option(
             "--by",
-            help="Levels, comma-separated: channel, party, parent.",
+            help="Levels, comma-separated: channel, party, parent of suppliers; tenant, parent of customers.",
             show_default="all",
         ),
     ] = "",
@@ -75,16 +78,29 @@ def concentration(
     with complaints():
         from upeti.cli.concentration_show import as_values, csv_rows, show
         from upeti.control.books import Books
-        from upeti.control.dependence import Converter, currencies_of, currency_of
-        from upeti.money.concentration import LEVELS
+        from upeti.control.dependence import Converter, currencies_of, currency_of, customer_flows, supplier_flows
+        from upeti.money.concentration import LEVELS, reach_without
+        from upeti.money.concentration_report import with_reach
+        from upeti.money.parties import Parties
         from upeti.money.rates import Rates
 
-        levels = _levels(by, LEVELS["suppliers"])
+        if side not in LEVELS:
+            raise ConfigError(f"there is no side `{side}`; choose suppliers or customers")
+        levels = _levels(by, LEVELS[side])
+        rates = Rates.load(rates_file_of(config))
         with open_books(config, data_dir) as store:
-            rows = Books(store).usage(first_day.date() if first_day else None, last_day.date() if last_day else None)
-        chosen = currency_of(currencies_of(rows), currency.upper() if currency else None)
-        converter = Converter(chosen, Rates.load(rates_file_of(config)))
-        found, report = _suppliers(rows, levels, parties or [], denominators, converter, values_of(config))
+            books = Books(store)
+            rows = books.usage(first_day.date() if first_day else None, last_day.date() if last_day else None)
+            converter = Converter(currency_of(currencies_of(rows), currency.upper() if currency else None), rates)
+            if side == "customers":
+                found = customer_flows(rows, _tenants(config), books.price, rates, converter)
+            else:
+                found = supplier_flows(rows, _places(values_of(config)), Parties.load(parties or []), converter)
+        report = _report(found, levels, denominators, converter)
+        if side == "suppliers" and report.stress is not None:
+            parent_of = {channel: standing.parent for channel, standing in found.standings.items()}
+            reach = reach_without(rows, parent_of, report.stress.name, routes_in(values_of(config)))
+            report = with_reach(report, reach)
         if plot is not None:
             from upeti.control.plots import plot_concentration
 
@@ -99,35 +115,37 @@ def concentration(
                 typer.echo(f"{plot} is written.")
 
 
-def _suppliers(
-    rows: Sequence[UsageRow],
-    levels: Sequence[str],
-    parties: Sequence[Path],
-    denominators: Path | None,
-    converter: Converter,
-    values: Mapping[str, Any],
-) -> tuple[Dependence, Report]:
-    from upeti.control.dependence import converted, supplier_flows
+def _report(found: Dependence, levels: Sequence[str], denominators: Path | None, converter: Converter) -> Report:
+    from upeti.control.dependence import converted
     from upeti.money import parties as facts
-    from upeti.money.concentration import reach_without
-    from upeti.money.concentration_report import make_report, with_reach
+    from upeti.money.concentration_report import make_report
 
-    places = {name: facts.Place(name, seen.kind, seen.host) for name, seen in channels_in(values).items()}
-    found = supplier_flows(rows, places, facts.Parties.load(parties), converter)
-    wholes = facts.denominators(denominators, "suppliers") if denominators else []
-    report = make_report(
-        "suppliers",
+    wholes = facts.denominators(denominators, found.side) if denominators else []
+    return make_report(
+        found.side,
         found.currency,
         found.flows,
         levels,
         bands=facts.bands(),
-        clauses=facts.clauses("suppliers"),
+        clauses=facts.clauses(found.side),
         wholes=converted(wholes, converter),
+        fixed_pico=found.fixed_pico or None,
     )
-    if report.stress is not None:
-        parent_of = {channel: standing.parent for channel, standing in found.standings.items()}
-        report = with_reach(report, reach_without(rows, parent_of, report.stress.name, routes_in(values)))
-    return found, report
+
+
+def _places(values: Mapping[str, Any]) -> dict[str, Place]:
+    from upeti.money.parties import Place
+
+    return {name: Place(name, seen.kind, seen.host) for name, seen in channels_in(values).items()}
+
+
+def _tenants(config: Path | None) -> Tenants:
+    from upeti.money.tenant import Tenants
+
+    file = tenants_file_of(config)
+    if file is None:
+        raise ConfigError("what customers pay is in a tenants file; name one as tenants_file in [money]")
+    return Tenants.load(file)
 
 
 def _levels(text: str, known: Sequence[str]) -> tuple[str, ...]:

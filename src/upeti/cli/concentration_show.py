@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upeti.money.concentration_report import Report, Stress
 
 _SHOWN: Final = 12  # names per table; the rest is one line
-_MONEY: Final = frozenset({"spend", "revenue", "margin"})
+_MONEY: Final = frozenset({"spend", "revenue", "margin", "committed"})
 
 
 def show(report: Report, found: Dependence) -> None:
@@ -208,6 +208,10 @@ def _notes(report: Report, found: Dependence) -> Iterator[str]:
     if found.estimated_pico:
         amount = f"{decimal_text(found.estimated_pico)} {report.currency}"
         yield f"{amount} of the cost are posted at a bound, until a report corrects them."
+    if found.unsold:
+        yield f"Not all usage of {', '.join(found.unsold)} is sold yet (no price, or a bound): its revenue is what is."
+    if found.internal:
+        yield f"Left out, as parts of one's own company: {', '.join(found.internal)}."
     unknown = sorted(name for name, standing in found.standings.items() if not standing.source)
     if unknown:
         yield f"Nobody is known behind {', '.join(unknown)}: counted as parties of their own; name them in a file with --parties."
@@ -273,6 +277,8 @@ def as_values(report: Report, found: Dependence) -> dict[str, Any]:
             for channel, one in found.standings.items()
         },
         "unpriced": found.unpriced,
+        "unsold": found.unsold,
+        "internal": found.internal,
         "estimated": decimal_text(found.estimated_pico),
         "rates": [
             {

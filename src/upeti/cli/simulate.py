@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 simulate_app = typer.Typer(help="Make data to try things out with.", no_args_is_help=True)
 
-_STORY: Final = ("upeti.toml", "denominators.toml", "mix.toml")
+_STORY: Final = ("upeti.toml", "tenants.toml", "denominators.toml", "mix.toml")
 _DAY_NS: Final = 86_400 * 10**9
 
 
@@ -37,7 +37,7 @@ def _group() -> None:
 
 @simulate_app.command("month")
 def month_command(
-    directory: Annotated[Path, typer.Argument(help="A new directory: configuration and books go into it.")],
+    directory: Annotated[Path, typer.Argument(help="A new directory: configuration, tenants and books go into it.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same month.")] = 1,
     month: Annotated[str, typer.Option(help="Which month; its prices hold.")] = "2026-10",
     samples: Annotated[

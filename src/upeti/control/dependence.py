@@ -8,28 +8,38 @@ conversion that names its rates.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 
 import msgspec
 
+from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
 from upeti.money.concentration import Flow, tokens_of
-from upeti.money.parties import Denominator, Parties, Place, Standing
+from upeti.money.invoice import entries_of
+from upeti.money.parties import Denominator, Parties, Place, Side, Standing
+from upeti.money.price import Price
 from upeti.money.rates import Rate, Rates
+from upeti.money.tenant import Tenants
 from upeti.money.usage import UsageRow
+from upeti.wire.tiers import PROVISIONED
+
+PriceOf = Callable[[str], Price | None]
 
 
 class Dependence(msgspec.Struct):
     """What a report on concentration is made of."""
 
-    side: str
+    side: Side
     currency: str
     flows: list[Flow]
     standings: dict[str, Standing]  # channel → who stands behind it; suppliers only
     rates: list[Rate]
     unpriced: int  # attempts whose cost is not known
     estimated_pico: int  # part of the cost that was posted at a bound
+    fixed_pico: int = 0  # part of the cost that is owed for rented hours, whoever calls
+    unsold: list[str] = msgspec.field(default_factory=list)  # tenants with usage that is not sold yet
+    internal: list[str] = msgspec.field(default_factory=list)  # parts of one's own company: no customers
 
     @property
     def months(self) -> list[str]:
@@ -53,13 +63,9 @@ class Converter:
 
     def _factor(self, currency: str, month: str) -> Fraction:
         if (currency, month) not in self._factors:
-            factor = Fraction(1)
-            for one in (self.currency, currency):
-                if one != self._rates.base:
-                    rate = self._rates.rate(one, last_day_of(month))
-                    self.used[one, rate.date] = rate
-                    factor = factor * Fraction(rate.rate) if one == self.currency else factor / Fraction(rate.rate)
-            self._factors[currency, month] = factor
+            conversion = self._rates.conversion(currency, self.currency, last_day_of(month))
+            self.used |= {(rate.currency, rate.date): rate for rate in conversion.rates}
+            self._factors[currency, month] = conversion.factor
         return self._factors[currency, month]
 
 
@@ -89,6 +95,45 @@ def supplier_flows(
         names = {"channel": channel, "party": standing.party, "parent": standing.parent}
         spend_pico = sums.cost_pico(converter, month)
         made.flows.append(Flow(month, names, {"spend": spend_pico, "calls": sums.calls, "tokens": sums.tokens}))
+    made.rates = list(converter.used.values())
+    return made
+
+
+def customer_flows(
+    rows: Iterable[UsageRow], tenants: Tenants, price_of: PriceOf, rates: Rates, converter: Converter
+) -> Dependence:
+    """Return revenue, margin, commitments, calls and tokens by tenant and month.
+
+    Revenue is what the usage of a month sells for by the terms of the tenants file, before tax, invoiced or not. Raises
+    ``ConfigError`` for a tenant without terms, and for a missing rate.
+    """
+    made = Dependence("customers", converter.currency, [], {}, [], 0, 0)
+    by_tenant: dict[_Group, list[UsageRow]] = {}
+    for row in rows:
+        by_tenant.setdefault((f"{row.day:%Y-%m}", row.tenant), []).append(row)
+        if row.tier == PROVISIONED and not row.attempts:
+            made.fixed_pico += converter.pico(row.cost_pico, row.currency, f"{row.day:%Y-%m}")
+    all_sums = _sums((row for group in by_tenant.values() for row in group), "tenant", made, converter)
+    for (month, tenant), group in sorted(by_tenant.items()):
+        day = last_day_of(month)
+        if not tenant or tenants.tenant(tenant, day).internal:
+            made.internal += [tenant] if tenant and tenant not in made.internal else []
+            continue
+        prices = {row.price_id: price for row in group if (price := price_of(row.price_id)) is not None}
+        entries, unsold = entries_of(tenants, tenant, month, group, prices, rates)
+        revenue: dict[str, Fraction] = {}
+        for key, entry in entries.items():
+            revenue[key.currency] = revenue.get(key.currency, Fraction(0)) + entry.pico
+        sums = all_sums.get((month, tenant), _Sums())
+        values = {"calls": sums.calls, "tokens": sums.tokens}
+        if unsold and tenant not in made.unsold:
+            made.unsold.append(tenant)
+        values["revenue"] = sum(converter.pico(pico, currency, month) for currency, pico in revenue.items())
+        values["margin"] = values["revenue"] - sums.cost_pico(converter, month)
+        commitment = tenants.commitment(tenant, day.replace(day=1))
+        if commitment is not None:
+            values["committed"] = converter.pico(parse_pico(commitment.minimum), commitment.currency, month)
+        made.flows.append(Flow(month, {"tenant": tenant, "parent": tenants.parent(tenant, day)}, values))
     made.rates = list(converter.used.values())
     return made
 

@@ -19,6 +19,8 @@ from upeti.money.usage import UsageRow
 
 LEVELS: Final = {"suppliers": ("channel", "party", "parent"), "customers": ("tenant", "parent")}
 MEASURES: Final = {"suppliers": ("spend", "calls", "tokens"), "customers": ("revenue", "margin", "calls", "tokens")}
+# What the stress looks at; "committed" is what a customer is bound to pay a month whatever it uses.
+STRESSED: Final = {"suppliers": ("spend", "calls"), "customers": ("revenue", "margin", "committed", "calls")}
 TOPS: Final = (1, 3, 5, 10)
 YARDSTICK: Final = Fraction(1, 10)  # the share that every whole is looked at for; what asks for it are the clauses
 HHI_MAX: Final = 10_000
@@ -183,6 +185,8 @@ def without(flows: Sequence[Flow], level: str, name: str, measures: Sequence[str
         ranking = rank(flows, level, measure)
         if ranking.shares:
             lost = {share.name: share.value for share in ranking.shares}.get(name)
+            if lost is None and name not in ranking.unknown:
+                lost = 0
             found.append(Leaving(measure, ranking.total, lost))
     return found
 

@@ -14,6 +14,7 @@ import msgspec
 
 from upeti.money.concentration import (
     MEASURES,
+    STRESSED,
     ClauseFinding,
     Flow,
     Leaving,
@@ -27,7 +28,7 @@ from upeti.money.concentration import (
     trend,
     without,
 )
-from upeti.money.parties import Band, Clause, Denominator
+from upeti.money.parties import Band, Clause, Denominator, Side
 
 PARENT: Final = "parent"
 
@@ -57,7 +58,7 @@ class Stress(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    side: str
+    side: Side
     currency: str
     months: tuple[str, ...]
     rankings: Mapping[str, Mapping[str, Ranking]]  # level → measure → ranking
@@ -77,7 +78,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def make_report(
-    side: str,
+    side: Side,
     currency: str,
     flows: Sequence[Flow],
     levels: Sequence[str],
@@ -95,8 +96,7 @@ def make_report(
     stress = None
     largest = parents.largest
     if largest is not None and largest.share is not None:
-        measures = [name for name in MEASURES[side] if name != "tokens"]
-        left = without(flows, PARENT, largest.name, measures)
+        left = without(flows, PARENT, largest.name, STRESSED[side])
         stress = Stress(largest.name, tuple(left), fixed_pico)
     return Report(
         side=side,
