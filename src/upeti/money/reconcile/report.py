@@ -128,7 +128,7 @@ def html(made: Statement) -> str:
     except ImportError as error:
         raise ConfigError('HTML is written with jinja2: pip install "upeti[reports]"') from error
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["money"] = lambda pico: decimal_text(pico)
+    environment.filters["money"] = _grouped
     template = environment.from_string((files("upeti.money.reconcile") / "report.html").read_text("utf-8"))
     lines = to_look_at(made)
     return template.render(
@@ -138,6 +138,12 @@ def html(made: Statement) -> str:
         left_out=max(0, len(lines) - _PAGE_LINES),
         kinds_text=kinds_text,
     )
+
+
+def _grouped(pico: int) -> str:
+    """Return an exact amount with its thousands separated: ``12,345.6``."""
+    whole, point, decimals = decimal_text(abs(pico)).partition(".")
+    return f"{'-' if pico < 0 else ''}{int(whole):,}{point}{decimals}"
 
 
 def _total(currency: str, total: Totals) -> dict[str, Any]:
