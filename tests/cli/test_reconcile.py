@@ -13,16 +13,16 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from support.journal_files import DAY_NS, START_NS, JournalFiles, opened, settled
+from support.journal_files import JournalFiles, opened, settled
 from upeti.cli.main import build
 from upeti.control.books import Books
+from upeti.control.posting import Poster
 from upeti.control.store import Store
 from upeti.core.events import Outcome
+from upeti.journal.events_store import project_closed_segments
 from upeti.journal.reader import corrections
-from upeti.money.ledger import Batch, BatchKind
 from upeti.money.price import Price
 from upeti.money.reconcile.calls import BilledCall, write_csv
-from upeti.money.usage import UsageRow
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "reconcile"
 DAY = datetime.date(2026, 11, 1)
@@ -44,39 +44,31 @@ account = "demo-openai"
 """
 
 
+def post(folder: Path) -> None:
+    """Post what is in the journals, as the keeper does."""
+    store = Store(folder / "data")
+    Books(store).keep_prices([PRICE], 1)
+    project_closed_segments(folder / "data", sink=Poster(store, "here"))
+    store.close()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A configuration and its data: exact usage as OpenAI bills it, and two calls posted at bounds, one of them aborted."""
     (tmp_path / "upeti.toml").write_text(CONFIG)
-    store = Store(tmp_path / "data")
-    books = Books(store)
-    books.keep_prices([PRICE], 1)
-    common = {"day": DAY, "tenant": "acme", "feature": "search", "channel": "openai", "model": MODEL, "currency": "USD"}
-    meters = {"input": 19_000, "input_cached": 2_000, "output": 7_900}
-    cost_pico = sum(count * PRICE.pico[meter] for meter, count in meters.items())
-    rows = [
-        UsageRow(
-            **common, outcome="posted", price_id=PRICE.id, calls=40, attempts=40, meters=meters, cost_pico=cost_pico
-        ),
-        UsageRow(**common, outcome="estimated", calls=2, attempts=2, unmetered=2, cost_pico=10**9),
-        UsageRow(**(common | {"channel": "azure"}), outcome="posted", calls=1, attempts=1, cost_pico=0),
-    ]
-    books.append(Batch(number=0, kind=BatchKind.USAGE, at_ns=1, period="2026-11"), rows)
-    store.close()
     journal = JournalFiles(tmp_path / "data")
     for call, ended in ((1, "client_left"), (2, "lost")):
         attempt = opened(call, model=MODEL, bound_pico=250_000_000 if call == 1 else 750_000_000)
-        end = settled(
-            call,
-            outcome=Outcome.ESTIMATED,
-            ended=ended,
-            meters=None,
-            cost_pico=attempt.bound_pico,
-            price_id="",
-            provider_request_id=f"chatcmpl-{call}",
-        )
-        journal.append(attempt, end)
-    journal.append(opened(3, model=MODEL), settled(3, meters={"input": 10}, cost_pico=1_500_000, price_id=PRICE.id))
+        guess = {"outcome": Outcome.ESTIMATED, "ended": ended, "meters": None, "cost_pico": attempt.bound_pico}
+        journal.append(attempt, settled(call, **guess, price_id=""))
+    for call, counts in ((3, (10, 0, 0)), (4, (18_990, 2_000, 7_900))):
+        meters = dict(zip(PRICE.pico, counts, strict=True))
+        cost_pico = sum(count * PRICE.pico[meter] for meter, count in meters.items())
+        exact = settled(call, meters=meters, cost_pico=cost_pico, price_id=PRICE.id)
+        journal.append(opened(call, model=MODEL, bound_pico=10**10), exact)
+    journal.append(opened(5, channel="azure"), settled(5, meters=None, cost_pico=0))
+    journal.close()
+    post(tmp_path)
     return tmp_path
 
 
@@ -144,9 +136,14 @@ def test_corrections_are_written_once(folder: Path) -> None:
     (record,) = corrections(folder / "data")
     assert (record.was, record.now, record.tenant, record.attempt_id) == ("0.001", "0.00021", "acme", "")
     assert record.meters == {"input": 1_000, "output": 100}
-    again = run(folder, report, "--correct", "--json")
-    assert json.loads(again.stdout)["written"] == 0, "the books have not heard of the first one yet"
-    assert "1 of them were written before." in again.stderr
+    early = run(folder, report, "--correct", "--json")
+    found = json.loads(early.stdout)
+    assert found["written"] == 0, "the books have not heard of the first one yet"
+    assert any("not in the books yet" in note for note in found["notes"])
+    assert "1 of them were written before." in early.stderr
+    post(folder)
+    found = json.loads(run(folder, report, "--correct", "--json").stdout)
+    assert (found["totals"][0]["difference"], found["totals"][0]["kinds"], found["corrections"]) == ("0", [], [])
     assert len(list(corrections(folder / "data"))) == 1
 
 
@@ -155,6 +152,7 @@ def test_a_report_by_call_corrects_each_call(folder: Path) -> None:
         BilledCall(day=DAY, attempt_id="call-0001-0", model=MODEL, meters={"input": 7}, cost_pico=1_050_000),
         BilledCall(day=DAY, provider_request_id="chatcmpl-2", model=MODEL, meters={"output": 1}, cost_pico=600_000),
         BilledCall(day=DAY, attempt_id="call-0003-0", model=MODEL, meters={"input": 10}, cost_pico=1_500_000),
+        BilledCall(day=DAY, attempt_id="call-0004-0", model=MODEL, cost_pico=7_738_500_000),
         BilledCall(day=DAY, attempt_id="call-9999-0", model=MODEL, meters={"input": 1}, cost_pico=150_000),
     ]
     with (folder / "calls.csv").open("w", newline="") as file:
@@ -227,8 +225,3 @@ def test_an_azure_export(folder: Path) -> None:
         "unmapped": "0.123",
     }
     assert found["explained"]
-
-
-def test_times_are_those_of_the_fixture() -> None:
-    assert datetime.datetime.fromtimestamp(START_NS / 1e9, datetime.UTC).date() == DAY
-    assert DAY_NS == 86_400 * 10**9

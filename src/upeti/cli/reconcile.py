@@ -253,14 +253,17 @@ def _state(config: Path | None, data_dir: Path | None) -> Iterator[Store]:
 
 def _compare(found: Read, store: Store, directory: Path, options: _Options) -> Statement:
     from upeti.control.books import Books
-    from upeti.control.reconciling import Attempts, aborted_of, capacity_of, usage_of
+    from upeti.control.posting import Prices, waiting
+    from upeti.control.reconciling import Attempts, aborted_of, capacity_of, taken_back_of, usage_of
     from upeti.journal.events_store import connect
     from upeti.money.reconcile.run import compare
 
     books = Books(store)
+    price_of = Prices(books)
     first, last = found.first_day, found.last_day
     if first is None or last is None or first > last:
         raise ConfigError("the report has nothing for these days: see what it covers, and --from and --to")
+    sides: dict[str, Any]
     shared: dict[str, Any] = {
         "models": options.models,
         "convert": options.convert,
@@ -268,14 +271,23 @@ def _compare(found: Read, store: Store, directory: Path, options: _Options) -> S
     }
     with connect(directory, skip_damaged=options.skip_damaged) as events:
         if found.calls:
-            attempts = Attempts(events, books, found.calls, first, last)
-            sides: dict[str, Any] = {"aborted": attempts.aborted, "call_names": attempts.names}
-            return compare(found, attempts.usage, books.price, **sides, **shared)
+            attempts = Attempts(events, price_of, found.calls, first, last)
+            sides = {"aborted": attempts.aborted, "call_names": attempts.names}
+            return compare(found, attempts.usage, price_of, **sides, **shared)
         aborted = aborted_of(events, first, last)
     channels = found.channels
-    capacity = capacity_of(books, first, last, channels)
-    usage = usage_of(books, first, last, channels)
-    made = compare(found, usage, books.price, aborted=aborted, capacity=capacity, **shared)
+    sides = {
+        "aborted": aborted,
+        "taken_back": taken_back_of(directory, first, last, channels),
+        "capacity": capacity_of(books, first, last, channels),
+    }
+    made = compare(found, usage_of(books, first, last, channels), price_of, **sides, **shared)
+    late = waiting(store, directory).segments
+    if late:
+        made.notes.append(
+            f"not in the books yet, so not compared: {len(late):,} segments of this node's journal; the keeper posts each one "
+            "when it ends"
+        )
     others = {row.channel for row in books.usage(first, last)} - channels
     if others:
         made.notes.append(f"not in the report, so not compared: {', '.join(sorted(others))}")

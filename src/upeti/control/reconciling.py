@@ -5,14 +5,17 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from upeti.control.books import Books
 from upeti.core.amount import parse_pico
+from upeti.core.events import Outcome
 from upeti.core.meters import ALL_METERS
+from upeti.journal.reader import corrections
 from upeti.money.ledger import Account, BatchKind
 from upeti.money.price import cliff_of
-from upeti.money.reconcile.match import AbortedKey, OurCapacity, OurUsage
+from upeti.money.reconcile.match import AbortedKey, OurCapacity, OurUsage, PriceOf, TakenBackKey, estimated_name
 from upeti.money.usage import CORRECTED, UsageRow
 
 if TYPE_CHECKING:
@@ -28,6 +31,20 @@ def usage_of(
 ) -> list[OurUsage]:
     """Return the usage of some channels, both days included."""
     return [OurUsage(row) for row in books.usage(first_day, last_day) if row.channel in channels]
+
+
+def taken_back_of(
+    data_dir: Path, first_day: datetime.date, last_day: datetime.date, channels: Collection[str]
+) -> dict[TakenBackKey, int]:
+    """Return what corrections in this data directory took back of estimated usage."""
+    found: dict[TakenBackKey, int] = {}
+    for record in corrections(data_dir):
+        day = datetime.datetime.fromtimestamp(record.settled_ns // 10**9, datetime.UTC).date()
+        estimated = record.outcome is Outcome.ESTIMATED and record.channel in channels
+        if estimated and first_day <= day <= last_day:
+            key = TakenBackKey(day, estimated_name(record, ""))
+            found[key] = found.get(key, 0) + parse_pico(record.was)
+    return found
 
 
 def capacity_of(
@@ -65,7 +82,7 @@ class Attempts:
     def __init__(
         self,
         events: duckdb.DuckDBPyConnection,
-        books: Books,
+        price_of: PriceOf,
         calls: Iterable[str],
         first_day: datetime.date,
         last_day: datetime.date,
@@ -95,15 +112,15 @@ class Attempts:
         names = [column[0] for column in cursor.description or ()]
         while rows := cursor.fetchmany(10_000):
             for row in rows:
-                self._add(dict(zip(names, row, strict=True)), books)
+                self._add(dict(zip(names, row, strict=True)), price_of)
 
-    def _add(self, event: dict[str, Any], books: Books) -> None:
+    def _add(self, event: dict[str, Any], price_of: PriceOf) -> None:
         call, outcome = str(event["attempt_id"]), str(event["outcome"])
         meters = {meter: int(event[meter]) for meter in ALL_METERS if event[meter] is not None}
         if event["meters_other"]:
             meters |= json.loads(event["meters_other"])
         price_id = event["price_id"] or ""
-        price = books.price(price_id) if price_id and outcome != CORRECTED else None
+        price = price_of(price_id) if price_id and outcome != CORRECTED else None
         cost_pico = 0 if event["cost"] is None else parse_pico(event["cost"])
         own = int(outcome != CORRECTED)
         row = UsageRow(

@@ -27,7 +27,7 @@ from money.reconcile.planted import (
 )
 from upeti.core.amount import convert_pico
 from upeti.money.reconcile.lines import Nature, ReportLine
-from upeti.money.reconcile.match import AbortedKey, Channels, OurUsage
+from upeti.money.reconcile.match import AbortedKey, Channels, OurUsage, TakenBackKey, estimated_name
 from upeti.money.reconcile.statement import RULES, Kind
 from upeti.money.usage import UsageRow
 
@@ -212,19 +212,27 @@ def test_aborted_and_lost_share_by_their_bounds() -> None:
     assert parts(made) == {"aborted": 100 - 1_000, "lost": 300 - 3_000}
 
 
+CORRECTION = {"outcome": "corrected", "price_id": "", "attempts": 0, "calls": 0, "meters": {"input": 100}}
+
+
 def test_what_was_corrected_is_not_corrected_again() -> None:
-    correction = usage(
-        outcome="corrected", price_id="", meters={"input": 100}, attempts=0, calls=0, cost_pico=250_000_000 - 10**9
-    )
-    made = statement([line("input", 100)], [estimated(bound_pico=10**9), correction])
+    """Usage has the estimate taken back, and what is owed instead in its place."""
+    rows = [estimated(bound_pico=0), usage(**CORRECTION, cost_pico=250_000_000)]
+    key = TakenBackKey(DAY, estimated_name(rows[0], ""))
+    made = statement([line("input", 100)], rows, taken_back={key: 10**9})
     assert parts(made) == {}
     assert [(one.meter, one.ours_pico) for one in made.lines] == [("input", 250_000_000), ("estimated", 0)]
-    (billed_for,) = made.billed
-    assert (billed_for.pico, billed_for.rows[0].now_pico, billed_for.rows[0].bound_pico) == (
-        250_000_000,
-        250_000_000,
-        10**9,
-    )
+    (found,) = made.billed
+    assert (found.pico, found.rows[0].now_pico, found.rows[0].bound_pico) == (250_000_000, 250_000_000, 10**9)
+    elsewhere = statement([line("input", 90)], rows)
+    assert parts(elsewhere) == {"lost": -10 * UNITS["input"]}, "the correction's journal is on another node"
+
+
+def test_events_have_the_estimate_and_the_difference() -> None:
+    rows = [estimated(bound_pico=10**9), usage(**CORRECTION, cost_pico=250_000_000 - 10**9)]
+    made = statement([line("input", 100)], rows)
+    assert parts(made) == {}
+    assert made.billed[0].rows[0].bound_pico == 10**9
 
 
 def test_repricing_cancels_the_price_difference_it_made() -> None:

@@ -12,11 +12,15 @@ from upeti.core.amount import parse_pico
 from upeti.core.events import CostCorrected, Outcome
 from upeti.money.reconcile.correct import corrections, largest_remainder
 from upeti.money.reconcile.lines import ReportLine
+from upeti.money.reconcile.match import TakenBackKey, estimated_name
 from upeti.money.usage import UsageRow
 
 
-def made_of(lines: list[ReportLine], rows: list[UsageRow]) -> list[CostCorrected]:
-    made = statement(lines, rows)
+def made_of(
+    lines: list[ReportLine], rows: list[UsageRow], before: list[CostCorrected] | None = None
+) -> list[CostCorrected]:
+    taken_back = {TakenBackKey(DAY, estimated_name(one, "")): parse_pico(one.was) for one in before or []}
+    made = statement(lines, rows, taken_back=taken_back)
     return corrections(made.billed, made.sha256, 7, made.first_day, made.last_day)
 
 
@@ -61,20 +65,22 @@ def test_a_second_run_has_nothing_to_correct() -> None:
             attempts=0,
             calls=0,
             meters=one.meters or {},
-            cost_pico=parse_pico(one.now) - parse_pico(one.was),
+            cost_pico=parse_pico(one.now),
         )
         for one in records
     ]
-    assert made_of(lines, rows + posted) == []
+    nothing_left = [estimated(bound_pico=0, tenant=one.tenant) for one in records]
+    assert made_of(lines, nothing_left + posted, records) == []
 
 
 def test_a_later_report_corrects_from_where_the_first_one_left() -> None:
-    posted = usage(
-        outcome="corrected", price_id="", attempts=0, calls=0, meters={"input": 100}, cost_pico=250_000_000 - 10**9
-    )
-    (record,) = made_of([line("input", 120)], [estimated(bound_pico=10**9), posted])
+    guess = estimated(bound_pico=10**9)
+    (first,) = made_of([line("input", 100)], [guess])
+    posted = usage(outcome="corrected", price_id="", attempts=0, calls=0, meters={"input": 100}, cost_pico=250_000_000)
+    rows = [estimated(bound_pico=0), posted]
+    (record,) = made_of([line("input", 120)], rows, [first])
     assert (record.was, record.now, record.meters) == ("0.00025", "0.0003", {"input": 20})
-    assert record.outcome is Outcome.POSTED
+    assert (first.outcome, record.outcome) == (Outcome.ESTIMATED, Outcome.POSTED)
 
 
 def test_what_was_not_billed_becomes_nothing() -> None:

@@ -88,7 +88,7 @@ def _correction(
         channel=row.channel,
         model=row.model,
         wire=row.wire,
-        outcome=Outcome.ESTIMATED if estimated.now_pico == estimated.bound_pico else Outcome.POSTED,
+        outcome=Outcome.POSTED if estimated.corrected else Outcome.ESTIMATED,
         currency=row.currency,
         was=decimal_text(estimated.now_pico),
         now=decimal_text(now_pico),

@@ -18,6 +18,7 @@ import msgspec
 
 from upeti.core.amount import convert_pico
 from upeti.core.errors import UpetiError
+from upeti.core.events import CostCorrected
 from upeti.money.price import PRICED_AS, Price
 from upeti.money.reconcile.lines import Nature, Report, ReportLine
 from upeti.money.usage import CORRECTED, PER_CALL, UNMETERED, UsageRow, meter_costs
@@ -119,8 +120,9 @@ class EstimatedRow(msgspec.Struct):
 
     row: UsageRow
     call: str
-    bound_pico: int = 0
-    now_pico: int = 0
+    bound_pico: int = 0  # what it was posted at
+    now_pico: int = 0  # what is owed for it after earlier corrections
+    corrected: bool = False
     meters: dict[str, int] = msgspec.field(default_factory=dict)  # what earlier reports said was used
 
 
@@ -164,6 +166,13 @@ class AbortedKey(msgspec.Struct, frozen=True):
     channel: str
     model: str
     call: str = ""
+
+
+class TakenBackKey(msgspec.Struct, frozen=True):
+    """Which estimated usage a correction took back."""
+
+    day: datetime.date
+    name: str  # as ``estimated_name`` says
 
 
 class LineKey(msgspec.Struct, frozen=True):
@@ -232,6 +241,7 @@ def match(
     price_of: PriceOf,
     *,
     aborted: Mapping[AbortedKey, int] | None = None,
+    taken_back: Mapping[TakenBackKey, int] | None = None,
     capacity: Iterable[OurCapacity] = (),
     call_names: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
@@ -239,8 +249,8 @@ def match(
 ) -> Matched:
     """Put sums of a report beside usage of the same days and channels.
 
-    ``aborted`` is how much of the estimated usage its clients left or cancelled, ``call_names`` provider's request id →
-    attempt id, ``models`` their name → our name where no rule finds it.
+    ``aborted`` is how much of the estimated usage its clients left or cancelled, ``taken_back`` what corrections took back
+    of it, ``call_names`` provider's request id → attempt id, ``models`` their name → our name where no rule finds it.
     Raises ``MatchError`` when the two sides have nothing in common to be compared by.
     """
     matched = Matched()
@@ -252,6 +262,7 @@ def match(
     left_pico = dict(aborted or {})
     for one in rows:
         _place_ours(matched, one, sides, price_of, left_pico)
+    _restore_bounds(matched, taken_back or {})
     for hours in capacity:
         group = GroupKey(hours.currency, hours.channel, "", "", "", "", Nature.CAPACITY.value)
         day = matched.groups.setdefault(group, {}).setdefault(hours.day, Day())
@@ -415,6 +426,7 @@ def _place_estimated(day: Day, one: OurUsage, aborted: dict[AbortedKey, int]) ->
         found = day.estimated[name] = EstimatedRow(one.row, one.call)
     found.now_pico += one.row.cost_pico
     if one.row.outcome == CORRECTED:
+        found.corrected = True
         for meter, quantity in one.row.meters.items():
             found.meters[meter] = found.meters.get(meter, 0) + quantity
         return
@@ -427,10 +439,21 @@ def _place_estimated(day: Day, one: OurUsage, aborted: dict[AbortedKey, int]) ->
         day.aborted_pico += pico
 
 
-def estimated_name(row: UsageRow, call: str) -> str:
+def _restore_bounds(matched: Matched, taken_back: Mapping[TakenBackKey, int]) -> None:
+    """Usage says what is still estimated: what a correction took back is what it was posted at before."""
+    for days in matched.groups.values():
+        for date, day in days.items():
+            for name, found in day.estimated.items():
+                if found.corrected:
+                    found.bound_pico += taken_back.get(TakenBackKey(date, name), 0)
+                    found.bound_pico = max(found.bound_pico, found.now_pico, 0)
+
+
+def estimated_name(row: UsageRow | CostCorrected, call: str) -> str:
     """Return what tells estimated usage of one day apart: who called what, for which purpose."""
     return "\x1f".join(
-        (row.tenant, row.project, row.key, row.feature, row.task, row.route, row.model, row.wire, row.tier, call)
+        (row.tenant, row.project, row.key, row.feature, row.task, row.route)
+        + (row.channel, row.model, row.wire, row.tier, call)
     )
 
 
