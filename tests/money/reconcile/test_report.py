@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 from money.reconcile.planted import billed, line, statement, usage
 from upeti.core.amount import parse_pico
@@ -49,7 +48,7 @@ def test_unexplained_lines_come_first() -> None:
 def test_the_page_shows_it_and_escapes_it() -> None:
     page = html(made())
     assert "One line is not explained" in page
-    assert "12,345.0025" in re.sub(r"\s+", " ", page), "thousands are separated"
+    assert '<td class="n">12,345</td>' in page, "thousands are separated"
     assert "<b>odd</b>" not in page
     assert "&lt;b&gt;odd&lt;/b&gt;" in page
     assert "http" not in page, "nothing is fetched"

@@ -451,10 +451,8 @@ def _restore_bounds(matched: Matched, taken_back: Mapping[TakenBackKey, int]) ->
 
 def estimated_name(row: UsageRow | CostCorrected, call: str) -> str:
     """Return what tells estimated usage of one day apart: who called what, for which purpose."""
-    return "\x1f".join(
-        (row.tenant, row.project, row.key, row.feature, row.task, row.route)
-        + (row.channel, row.model, row.wire, row.tier, call)
-    )
+    caller = (row.tenant, row.project, row.key, row.feature, row.task, row.route)
+    return "\x1f".join((*caller, row.channel, row.model, row.wire, row.tier, call))
 
 
 def same_models(theirs: Collection[str], ours: Collection[str]) -> dict[str, str]:
