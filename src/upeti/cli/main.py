@@ -48,6 +48,11 @@ COMMANDS: Final = {
         "calls",
         "List attempts, newest first: who called, what answered, how it ended, what it cost.",
     ),
+    "chargeback": Command(
+        "upeti.cli.chargeback",
+        "chargeback",
+        "Print what was used and what it cost, by whom and for what, from the books of all nodes.",
+    ),
     "ledger": Command(
         "upeti.cli.ledger", "ledger_app", "Double entry over the journal: balances, postings, proof, closing of months."
     ),
