@@ -7,9 +7,11 @@ import json
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from support.focus_rows import PRICE, every_sort
+from support.invoice_side import PERIOD, close, invoicing, post, row
 from support.journal_files import JournalFiles, opened, settled
 from upeti.cli.main import main
 from upeti.control.books import Books
@@ -108,6 +110,29 @@ def test_the_commands_of_the_page_run(config: Path, monkeypatch: pytest.MonkeyPa
     assert len(lines) >= 2
     for line in lines:
         assert run(*line.removeprefix("upeti focus ").split()) == 0
+
+
+def test_issued_invoices_are_a_dataset_of_their_own(tmp_path: Path) -> None:
+    config = tmp_path / "upeti.toml"
+    config.write_text(CONFIG)
+    store = Store(tmp_path / "data")
+    post(store, row("warung"), row("orchard"))
+    close(store)
+    due = {
+        tenant: invoicing(store).issue(tenant, PERIOD).document.totals.due.billing for tenant in ("warung", "orchard")
+    }
+    store.close()
+    file = tmp_path / "lines.parquet"
+    common = ("export", "--dataset", "invoice-detail", "-o", file, "-c", config)
+    assert run(*common, "--from", "2026-11-02", "--to", "2026-11-02") == 0
+    assert run("check", file) == 0
+    rows = pq.read_table(file).to_pylist()
+    for tenant, amount in due.items():
+        assert sum(one["BilledCost"] for one in rows if one["BillingAccountId"] == tenant) == Decimal(amount)
+    assert run(*common, "--tenant", "orchard") == 0
+    assert {one["BillingAccountId"] for one in pq.read_table(file).to_pylist()} == {"orchard"}
+    assert run(*common, "--from", "2026-11-03") == 0
+    assert pq.read_table(file).num_rows == 0
 
 
 def test_a_tenant_alone(config: Path, tmp_path: Path) -> None:

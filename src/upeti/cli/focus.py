@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, accounts_of, complaints
+from upeti.cli.options import ConfigOption, JsonOption, accounts_of, complaints, rates_file_of
 from upeti.cli.output import cell, console, plain, table
 from upeti.cli.state import open_state
 from upeti.core.amount import decimal_text
@@ -21,6 +21,7 @@ from upeti.money.focus.export import Parties, Row, cost_and_usage, sum_pico
 from upeti.money.focus.parties import party_of, unknown_party
 
 if TYPE_CHECKING:
+    from upeti.control.store import Store
     from upeti.money.focus.checker import Verdict
 
 focus_app = typer.Typer(help="Export what was spent as FOCUS 1.4, or check such a file.", no_args_is_help=True)
@@ -37,33 +38,33 @@ def export_command(
         datetime.datetime | None,
         typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
     ] = None,
+    dataset: Annotated[
+        Dataset, typer.Option(help="What we pay, by day and meter; or what we invoiced, by printed line.")
+    ] = Dataset.COST_AND_USAGE,
     file_format: Annotated[
         files.Format | None, typer.Option("--format", help="Without it the file's name says.", show_default=False)
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Write what was spent as FOCUS 1.4 CostAndUsage.
+    """Write costs, or the lines of issued invoices, as FOCUS 1.4.
+
+    Days are those on which calls were settled; of invoices, on which they were issued.
 
     The sum of BilledCost is the sum of the bill, to the last digit.
     """
     with complaints():
         kind = file_format or files.format_of(output)
-        from upeti.control.books import Books
-
+        first, last = (day.date() if day else None for day in (first_day, last_day))
         store = open_state(config)
         try:
-            books = Books(store)
-            first, last = (day.date() if day else None for day in (first_day, last_day))
-            usage = books.usage(first, last, tenant)
-            rows = _Counted(cost_and_usage(usage, books.price, _parties(config), books.closed_periods()))
-            try:
-                files.write(output, Dataset.COST_AND_USAGE, kind, rows)
-            except OSError as error:
-                raise files.FocusFileError(
-                    f"{output} cannot be written: {error.strerror}; name another file"
-                ) from error
-            unpriced = sum(row.attempts for row in usage if row.outcome == "unpriced")
+            found, unpriced = (_invoiced if dataset is Dataset.INVOICE_DETAIL else _spent)(
+                store, first, last, tenant, config
+            )
+            rows = _Counted(found)
+            files.write(output, dataset, kind, rows)
+        except OSError as error:
+            raise files.FocusFileError(f"{output} cannot be written: {error.strerror}; name another file") from error
         finally:
             store.close()
     sums = ", ".join(f"{decimal_text(pico)} {currency}" for currency, pico in sorted(rows.sums.items()))
@@ -116,6 +117,36 @@ class _Counted:
             for currency, pico in sum_pico([row]).items():
                 self.sums[currency] = self.sums.get(currency, 0) + pico
             yield row
+
+
+def _spent(
+    store: Store, first: datetime.date | None, last: datetime.date | None, tenant: str | None, config: Path | None
+) -> tuple[Iterator[Row], int]:
+    """Return the rows of what was spent, and how many attempts have no price."""
+    from upeti.control.books import Books
+
+    books = Books(store)
+    usage = books.usage(first, last, tenant)
+    unpriced = sum(row.attempts for row in usage if row.outcome == "unpriced")
+    return cost_and_usage(usage, books.price, _parties(config), books.closed_periods()), unpriced
+
+
+def _invoiced(
+    store: Store, first: datetime.date | None, last: datetime.date | None, tenant: str | None, config: Path | None
+) -> tuple[Iterator[Row], int]:
+    """Return the rows of what was invoiced."""
+    from upeti.control.invoicing import Invoicing
+    from upeti.money.focus.invoice_detail import invoice_detail
+    from upeti.money.rates import Rates
+
+    issued = (kept.document for kept in Invoicing(store, None, Rates.load(rates_file_of(config))).all(tenant))
+    chosen = (
+        document
+        for document in issued
+        if (first is None or document.issued_at[:10] >= first.isoformat())
+        and (last is None or document.issued_at[:10] <= last.isoformat())
+    )
+    return invoice_detail(chosen), 0
 
 
 def _parties(config: Path | None) -> Parties:

@@ -274,7 +274,13 @@ INVOICE_DETAIL: Final = (
     Column("BillingPeriodEnd", _T, _M, False, "1.4", "the first moment of the month after"),
     Column("BillingPeriodStart", _T, _M, False, "1.4", "the month"),
     Column(
-        "ChargeCategory", _S, _M, False, "1.4", "`Usage`, `Tax`, `Credit`, `Purchase`, `Adjustment`", CHARGE_CATEGORIES
+        "ChargeCategory",
+        _S,
+        _M,
+        False,
+        "1.4",
+        "`Usage`; `Tax`; `Credit` for prepaid credit used; `Adjustment` for a commitment's shortfall or discount",
+        CHARGE_CATEGORIES,
     ),
     Column("InvoiceDetailCreated", _T, _M, False, "1.4", "when the invoice was issued"),
     Column("InvoiceDetailDescription", _S, _M, True, "1.4", "the line's text"),
@@ -292,8 +298,11 @@ INVOICE_DETAIL: Final = (
     ),
     Column("PaymentDueDate", _T, _M, True, "1.4", "when it is due"),
     Column("PaymentTerms", _S, _M, False, "1.4", "such as `Net 30`"),
-    Column("PurchaseOrderNumber", _S, _O, True, "1.4", "null"),
+    Column("PurchaseOrderNumber", _S, _O, True, "1.4", "the customer's reference, where there is one"),
     Column("ReferenceInvoiceId", _S, _M, False, "1.4", "of a credit note the invoice it corrects, else as InvoiceId"),
+    _own("x_PricingCurrency", "the currency of x_UnitPrice; null for tax and used credit"),
+    Column("x_Quantity", _D, Level.CUSTOM, True, "Upeti 0.1", "as on the line: tokens, seconds or calls"),
+    Column("x_UnitPrice", _D, Level.CUSTOM, True, "Upeti 0.1", "as on the line, exact; null where there is none"),
 )
 
 COLUMNS: Final[dict[Dataset, tuple[Column, ...]]] = {

@@ -111,7 +111,7 @@ def _charge(row: UsageRow, part: MeterCost, price: Price | None, party: Party, c
         }
     if row.outcome == CORRECTED and closed and f"{row.day:%Y-%m}" <= closed[-1]:
         made["ChargeClass"] = "Correction"
-        made |= _billing_period(_month_after(closed[-1]))
+        made |= billing_period(_month_after(closed[-1]))
     return made | {
         "ChargeDescription": _description(row, part.meter),
         "ChargeFrequency": "Usage-Based",
@@ -156,7 +156,7 @@ def _common(row: UsageRow, party: Party) -> Row:
             "x_ServiceTier": row.tier or None,
             "x_Wire": row.wire or None,
         }
-        | _billing_period(row.day.replace(day=1))
+        | billing_period(row.day.replace(day=1))
     )
 
 
@@ -198,7 +198,7 @@ def _description(row: UsageRow, meter: str) -> str:
     return f"{what}: correction" if row.outcome == CORRECTED else what
 
 
-def _billing_period(first: datetime.date) -> Row:
+def billing_period(first: datetime.date) -> Row:
     return {
         "BillingPeriodStart": moment(first),
         "BillingPeriodEnd": moment(_month_after(f"{first:%Y-%m}")),
