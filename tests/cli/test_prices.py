@@ -114,6 +114,25 @@ def test_show_finds_rows_by_model_and_by_the_id_of_a_bill(folder: Path) -> None:
     assert "upeti prices list" in refused.output
 
 
+def test_capacity_shows_what_is_rented_on_a_day(folder: Path) -> None:
+    assert "Nothing is rented" in run(folder, "capacity").output
+    rented = """
+[[capacity]]
+deployment = "chat-ptu"
+units = 100
+per_unit_hour = "1.00"
+currency = "USD"
+from = 2026-03-10T12:00:00Z
+source = "reservation 4"
+source_date = 2026-03-01
+"""
+    (folder / "own.toml").write_text(OWN + rented)
+    (row,) = said(folder, "capacity", "--as-of", "2026-03-10")
+    assert (row["cost"], row["seconds"], row["channel"]) == ("1200", 43_200, "own")
+    assert "reservation 4" in run(folder, "capacity", "--as-of", "2026-03-11").output
+    assert said(folder, "capacity", "--as-of", "2026-03-09") == []
+
+
 # -- comparing --------------------------------------------------------------------------------------------------
 
 

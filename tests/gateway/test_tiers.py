@@ -23,8 +23,9 @@ def price(tier: str, times: int, **changes: Any) -> Price:
 STANDARD, PRIORITY, FLEX, FAST = (
     price(tier, times) for tier, times in (("", 2), ("priority", 4), ("flex", 1), ("fast", 6))
 )
+US_ONLY = price("us", 3)
 PROVISIONED = price("provisioned", 0)
-BOOK = {"*": (STANDARD, FAST, FLEX, PRIORITY)}
+BOOK = {"*": (STANDARD, FAST, FLEX, PRIORITY, US_ONLY)}
 
 
 def asked(model: str = "m", path: str = "/v1/chat/completions", **fields: Any) -> bytes:
@@ -88,6 +89,9 @@ async def test_a_call_is_held_at_the_dearest_tier_and_billed_at_the_reported_one
         ({}, STANDARD, PRIORITY),  # Anthropic's own default is auto
         ({"service_tier": "standard_only"}, STANDARD, STANDARD),
         ({"speed": "fast"}, FAST, FAST),
+        ({"inference_geo": "us"}, US_ONLY, US_ONLY),
+        ({"inference_geo": "us", "service_tier": "auto"}, US_ONLY, US_ONLY),
+        ({"inference_geo": "global"}, STANDARD, PRIORITY),
         ({"speed": "fast", "service_tier": "standard_only"}, FAST, FAST),
     ],
 )
@@ -102,6 +106,17 @@ async def test_anthropics_speed_is_a_tier(
     assert (record.tier, record.price_id, record.cost_pico) == (billed.tier, billed.id, cost_of(billed, record.meters))
     body_bytes = int(request.split(b"content-length: ")[1].split(b"\r\n")[0])
     assert opened.bound_pico == bound_of(held, input_tokens_max=body_bytes, output_tokens_max=5)
+
+
+async def test_a_geography_without_a_price_is_refused_and_not_billed_as_any_other(
+    tmp_path: Path, provider: SimProvider
+) -> None:
+    first = snapshot([channel("up", provider, "anthropic")], [route("*", candidate("up", prices=BOOK))])
+    async with serving(tmp_path, first) as served:
+        for fields in ({"inference_geo": "eu"}, {"inference_geo": "us", "speed": "fast"}):
+            answer = await served.ask(asked(path="/v1/messages", **fields))
+            assert (answer.status, answer.json["error"]["type"]) == (400, "invalid_request_error")
+    assert provider.seen == 0
 
 
 async def test_a_tier_without_a_price_that_an_answer_reports_is_unpriced_and_never_free(

@@ -82,7 +82,7 @@ def test_every_shipped_row_is_sourced_dated_and_priced(row: Row) -> None:
     assert (ANY_MODEL in row.models) == ours
     free = [meter for meter, pico in row.price.pico.items() if pico == 0]
     assert bool(free) == ours, f"only our own machine and what is paid by the hour are free, not {free}"
-    assert row.tier in ("", "batch", "flex", "priority", "fast", "provisioned")
+    assert row.tier in ("", "batch", "flex", "priority", "fast", "us", "provisioned")
     assert row.zone in ("", "data_zone_eu", "data_zone_us", "data_zone_apac")
     for cliff in row.price.cliffs:
         assert all(cliff.pico[meter] >= pico for meter, pico in row.price.pico.items())

@@ -20,9 +20,11 @@ from upeti.cli.options import (
     price_files_of,
 )
 from upeti.cli.prices_shown import (
+    capacity_json,
     change_json,
     comparison_json,
     row_json,
+    show_capacity,
     show_changes,
     show_comparison,
     show_row,
@@ -101,6 +103,22 @@ def show_command(
             return
         for row in rows:
             show_row(row)
+
+
+@prices_app.command("capacity")
+def capacity_command(as_of: AsOfOption = None, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show what is rented by the hour (provisioned throughput), and what it costs on a day."""
+    with complaints():
+        from upeti.money.capacity import capacity_costs
+
+        day = _day(as_of)
+        costs = capacity_costs(PriceBook.load(price_files_of(config)).capacity, day)
+        if as_json:
+            typer.echo(json.dumps([capacity_json(cost) for cost in costs], indent=2))
+        elif costs:
+            show_capacity(costs)
+        else:
+            typer.echo(f"Nothing is rented on {day}: a [[capacity]] row in a file of money.price_files says what is.")
 
 
 @prices_app.command("import")

@@ -11,6 +11,7 @@ import typer
 from upeti.cli.output import aligned, cell, console, plain, table
 from upeti.core.amount import decimal_text
 from upeti.core.meters import ALL_METERS
+from upeti.money.capacity import CapacityCost
 from upeti.money.price_book import Cell, Row
 from upeti.money.price_import import UNITS_PER_MILLION, Comparison, Difference, Offer
 from upeti.money.reprice import Change
@@ -101,6 +102,46 @@ def show_row(row: Row) -> None:
     say(f"  source    {plain(price.source)}, {row.source_date}; {plain(row.file)}:{row.line}")
     if price.remark:
         say(f"  remark    {plain(price.remark)}")
+
+
+def capacity_json(cost: CapacityCost) -> dict[str, Any]:
+    row = cost.row
+    return {
+        "id": row.id,
+        "part": row.part,
+        "name": row.name,
+        "channel": row.channel,
+        "tenant": row.tenant,
+        "day": cost.day.isoformat(),
+        "units": row.units,
+        "per_unit_hour": decimal_text(row.unit_hour_pico),
+        "seconds": cost.seconds,
+        "currency": row.currency,
+        "cost": decimal_text(cost.cost_pico),
+        "source": row.source,
+        "source_date": row.source_date.isoformat(),
+        "file": row.file,
+        "line": row.line,
+    }
+
+
+def show_capacity(costs: Sequence[CapacityCost]) -> None:
+    heads = [(name, False) for name in ("name", "channel", "tenant", "source", "line")]
+    shown = table(
+        [*heads, *((name, True) for name in ("units", "a unit and hour", "hours", "cost")), ("currency", False)]
+    )
+    for cost in costs:
+        row = cost.row
+        line = f"{row.file}:{row.line}"
+        shown.add_row(
+            *(cell(text) for text in (row.name, row.channel, row.tenant or "shared", row.source, line)),
+            cell(row.units),
+            cell(decimal_text(row.unit_hour_pico)),
+            cell(f"{cost.seconds / 3600:.4g}"),
+            cell(decimal_text(cost.cost_pico)),
+            cell(row.currency),
+        )
+    console().print(shown)
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------

@@ -213,10 +213,11 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = ""
     tier: Annotated[
-        Literal["", "priority", "flex", "provisioned"],
+        Literal["", "priority", "flex", "us", "provisioned"],
         Meta(
             description="Service tier of calls that ask for none: what the provider's own project or deployment is set "
-            "to; `provisioned` for Azure's provisioned throughput, paid by the hour. Empty: the standard one."
+            "to; `us` for an Anthropic workspace whose inference stays in the US; `provisioned` for Azure's provisioned "
+            "throughput, paid by the hour. Empty: the standard one."
         ),
     ] = ""
     api_version: Annotated[

@@ -146,8 +146,8 @@ class Call:
         if not 0 < self.choices <= _CHOICES_MAX or (cap is not None and not 0 <= cap <= _TOKENS_MAX):
             raise BadRequest("invalid_value", "`n` or the output cap is out of range: no provider takes that.")
         self.tier = None
-        if fields.service_tier is not None or fields.speed is not None:
-            self.tier = asked_tier(fields.service_tier, fields.speed)
+        if fields.service_tier is not None or fields.speed is not None or fields.inference_geo is not None:
+            self.tier = asked_tier(fields.service_tier, fields.speed, fields.inference_geo)
         if self.tier is None and wire is MESSAGES:
             self.tier = AUTO  # "service_tier: defaults to auto", Anthropic API reference, messages
         self.feature = caller.feature

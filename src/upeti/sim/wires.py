@@ -46,6 +46,8 @@ class Call:
     def anthropic_tier(self) -> dict[str, str]:
         speed = self.asked.get("speed")
         named = {"speed": speed} if isinstance(speed, str) else {}
+        geo = self.asked.get("inference_geo")
+        named |= {"inference_geo": geo if isinstance(geo, str) else "global"}
         return {**named, "service_tier": self.tier.get("service_tier", "default").replace("default", "standard")}
 
     def tokens(self) -> Iterator[str]:

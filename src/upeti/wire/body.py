@@ -33,6 +33,7 @@ class BodyFields(msgspec.Struct):
     stream_options: StreamOptions | None = None
     service_tier: str | None = None
     speed: str | None = None  # Anthropic's name of a tier
+    inference_geo: str | None = None  # Anthropic's: where the model is to run, at a price of its own
     metadata: Any = None  # not `Raw | None`: msgspec reads that as null only
     previous_response_id: str | None = None
     conversation: Any = None

@@ -13,6 +13,8 @@ PRIORITY: Final = "priority"
 FLEX: Final = "flex"
 FAST: Final = "fast"  # Anthropic's `speed`
 BATCH: Final = "batch"
+# Anthropic's `inference_geo: us`: a tenth more on everything. Other geographies and tiers make names such as "fast_us".
+US_ONLY: Final = "us"
 PROVISIONED: Final = "provisioned"  # throughput that is paid by the hour; chosen by the channel, never by a call
 
 AUTO: Final = "auto"  # asked for: whatever the provider's own settings say
@@ -28,17 +30,31 @@ _NAMED: Final = {
 }
 
 
-def asked_tier(service_tier: str | None, speed: str | None) -> str | None:
-    """Return the tier that a call asks for; None when it does not say."""
+# Where the place of the work makes no price: none was asked for, or a model older than the choice answered.
+_ANYWHERE: Final = frozenset({None, "global", "not_available"})
+
+
+def asked_tier(service_tier: str | None, speed: str | None, geo: str | None = None) -> str | None:
+    """Return the tier that a call asks for; None when it does not say. ``geo`` is Anthropic's `inference_geo`."""
     if speed is not None and speed != "standard":
-        return speed
-    return None if service_tier is None else _NAMED.get(service_tier, service_tier)
+        tier: str | None = speed
+    else:
+        tier = None if service_tier is None else _NAMED.get(service_tier, service_tier)
+    if geo in _ANYWHERE:
+        return tier
+    return _within(geo, "" if tier == AUTO else tier)
 
 
-def reported_tier(service_tier: str | None, speed: str | None) -> str | None:
+def reported_tier(service_tier: str | None, speed: str | None, geo: str | None = None) -> str | None:
     """Return the tier that an answer says it was served at; None when it does not say."""
     if speed == FAST:
-        return FAST
-    if service_tier is None or service_tier == AUTO:
-        return None
-    return _NAMED.get(service_tier, service_tier)
+        tier: str | None = FAST
+    elif service_tier is None or service_tier == AUTO:
+        tier = None
+    else:
+        tier = _NAMED.get(service_tier, service_tier)
+    return tier if geo in _ANYWHERE else _within(geo, tier)
+
+
+def _within(geo: str | None, tier: str | None) -> str:
+    return f"{tier}_{geo}" if tier else f"{geo}"

@@ -53,11 +53,12 @@ class Usage(msgspec.Struct):
     seconds: float | None = None  # audio transcription billed by time
     service_tier: str | None = None  # Anthropic's is here; OpenAI's stands beside the usage and is put here
     speed: str | None = None  # Anthropic's
+    inference_geo: str | None = None  # Anthropic's
 
     @property
     def tier(self) -> str | None:
         """The service tier that the answer says it was served at; None when it does not say."""
-        return reported_tier(self.service_tier, self.speed)
+        return reported_tier(self.service_tier, self.speed, self.inference_geo)
 
 
 class Metered(msgspec.Struct):
