@@ -89,6 +89,13 @@ def test_a_broken_price_file(path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"upeti: {prices}" in capsys.readouterr().err
 
 
+def test_a_broken_tenants_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tenants = path.parent / "tenants.toml"
+    tenants.write_text("[[tenant]]\n")
+    assert check(path, CONFIG + "[money]\ntenants_file = 'tenants.toml'\n") == 2
+    assert f"upeti: {tenants}:1: row 1: " in capsys.readouterr().err
+
+
 def test_keys_of_the_state_count(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path.write_text(CONFIG)
     with pytest.raises(SystemExit):

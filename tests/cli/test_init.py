@@ -41,7 +41,7 @@ def test_what_is_commented_out_is_right_too(tmp_path: Path) -> None:
     """Every setting that is shown works once its `#` is taken away."""
     text = re.sub(r"(?m)^# (?=(\[|[a-z_0-9]+ = ))", "", EXAMPLE.read_text())
     text = text.replace('"…"', f'"{"0" * 64}"')
-    for name in ("server.pem", "server.key", "our-prices.toml"):
+    for name in ("server.pem", "server.key", "our-prices.toml", "tenants.toml"):
         (tmp_path / name).touch()
     config = parse(text, tmp_path / "upeti.toml").config
     assert {channel.kind for channel in config.channel} == {"embedded", "openai_compatible", "azure", "anthropic"}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,17 @@ def test_a_browser_shows_the_page_within_its_width_and_prints_it_on_a4(browser: 
     (text,) = pages(page.pdf(prefer_css_page_size=True))
     assert "Halaman 1 dari 1" in text
     page.close()
+
+
+@pytest.mark.parametrize(("library", "make"), [("jinja2", invoice_pages.html), ("typst", invoice_pages.pdf)])
+def test_a_missing_library_is_named_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch, library: str, make: Callable[..., object]
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    with pytest.raises(
+        invoice_pages.ReportsMissing, match=rf'{library} is not installed: pip install "upeti\[reports\]"'
+    ):
+        make(document(3), PROOF)
 
 
 def test_lines_as_csv_rows_and_as_parquet_are_exact() -> None:

@@ -19,6 +19,7 @@ def check(config: ConfigOption = None) -> None:
     from upeti.control.compile import State, compile_snapshot
     from upeti.control.database import StoreError, is_there, url_of
     from upeti.money.price_book import PriceBook
+    from upeti.money.tenant import Tenants
 
     document = config_file.read(config or Path(CONFIG_FILE))
     state = State()
@@ -32,6 +33,8 @@ def check(config: ConfigOption = None) -> None:
     except StoreError as error:
         typer.echo(f"warning: {error}; keys and secrets that are in it were not looked at", err=True)
     book = PriceBook.load(document.config.money.price_files)
+    if document.config.money.tenants_file:
+        Tenants.load(document.config.money.tenants_file)
     compiled = compile_snapshot(document, state, book)
     for warning in compiled.warnings:
         typer.echo(f"warning: {warning}", err=True)

@@ -86,7 +86,7 @@ class Invoicing:
         """
         computed = self._compute(tenant, period)
         with self._store.engine.connect() as connection:
-            return _drawn(connection, computed, with_credit=True)
+            return _drawn(connection, computed)
 
     def issue(self, tenant: str, period: str) -> Kept:
         """Number and keep a closed month's invoice and post it. Raises ``InvoiceError`` or ``ConfigError``."""
@@ -102,7 +102,7 @@ class Invoicing:
                 raise InvoiceError(
                     f"{tenant} {period} is issued already as {first}; `upeti invoice correct {first}` bills what came later"
                 )
-            document = _drawn(connection, computed, with_credit=True)
+            document = _drawn(connection, computed)
             if not document.lines:
                 raise InvoiceError(f"{tenant} has nothing to invoice for {period}")
             number = self._keep(connection, document, computed.frame.issuer, 0)
@@ -134,7 +134,7 @@ class Invoicing:
             if not rest:
                 return None
             computed = msgspec.structs.replace(computed, frame=frame, entries=rest)
-            made = _drawn(connection, computed, with_credit=False)
+            made = _drawn(connection, computed)
             owed_to_us = parse_pico(made.totals.total.billing) >= 0
             made = msgspec.structs.replace(
                 made, kind=SUPPLEMENT if owed_to_us else CREDIT_NOTE, refers_to=number, reason=reason
@@ -298,9 +298,9 @@ class _Computed(msgspec.Struct, frozen=True):
     usage_sha256: str
 
 
-def _drawn(connection: Connection, computed: _Computed, *, with_credit: bool) -> Document:
+def _drawn(connection: Connection, computed: _Computed) -> Document:
     tenant = computed.frame.tenant
-    credit_pico = _credit(connection, tenant.name, tenant.billing_currency) if with_credit else 0
+    credit_pico = _credit(connection, tenant.name, tenant.billing_currency)
     document = documents.draw_up(
         computed.frame, computed.entries, computed.unsold, computed.usage_sha256, max(0, credit_pico)
     )
