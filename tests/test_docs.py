@@ -17,7 +17,7 @@ import msgspec
 import pytest
 import typer.main
 
-from support.invoice_side import close, post, row
+from support.invoice_side import post, row
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build, main
 from upeti.control.store import Store
@@ -192,7 +192,6 @@ def test_the_month_of_the_invoices_page_runs(
     assert len(lines) > 10
     for line in lines:
         if line.startswith("upeti invoice issue warung"):
-            close(store)
             post(store, row("warung", outcome="corrected", meters={}, attempts=0, cost_pico=-(10**12)))
         with pytest.raises(SystemExit) as ended:
             main(shlex.split(line)[1:])

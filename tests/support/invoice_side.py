@@ -5,10 +5,8 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
-from sqlalchemy import insert
-
-from upeti.control import tables
-from upeti.control.books import Books, append_in
+from upeti.control.books import Books
+from upeti.control.closing import close_period
 from upeti.control.invoicing import Invoicing
 from upeti.control.store import Store
 from upeti.money.ledger import Batch, BatchKind
@@ -53,10 +51,7 @@ def post(store: Store, *rows: UsageRow) -> None:
 
 
 def close(store: Store, period: str = PERIOD) -> None:
-    with store.writing() as connection:
-        batch = append_in(connection, Batch(number=0, kind=BatchKind.CLOSE, at_ns=NOW_NS, period=period))
-        assert batch is not None
-        connection.execute(insert(tables.periods).values(period=period, closed_ns=NOW_NS, batch=batch.number))
+    close_period(store, "", period, lambda: NOW_NS)
 
 
 def invoicing(

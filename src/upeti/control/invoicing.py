@@ -91,7 +91,8 @@ class Invoicing:
     def issue(self, tenant: str, period: str) -> Kept:
         """Number and keep a closed month's invoice and post it. Raises ``InvoiceError`` or ``ConfigError``."""
         documents.days_of(period)
-        if period not in self._books.closed_periods():
+        closed = self._books.closed_periods()
+        if not closed or period > closed[-1]:
             raise InvoiceError(
                 f"{period} is not closed: `upeti ledger close {period}`, or look at it with `upeti invoice draft`"
             )
