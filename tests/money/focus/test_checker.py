@@ -116,7 +116,10 @@ COST_RULES = [one.rule.id for one in ROW_RULES[COST]] + list(VALUE_RULES)
 @pytest.mark.parametrize("rule", COST_RULES)
 def test_a_violation_of_each_rule_of_a_row_is_found(rule: str) -> None:
     assert found(COST, USAGE) == []
-    assert rule in found(COST, USAGE | planted(rule))
+    bad = USAGE | planted(rule)
+    assert rule in found(COST, bad)
+    # What is remembered of sound rows and of broken ones hides nothing.
+    assert check(COST, HEADER, [USAGE, bad, USAGE, bad]).counts[rule] == 2 * check(COST, HEADER, [bad]).counts[rule]
 
 
 @pytest.mark.parametrize("rule", [one.rule.id for one in ROW_RULES[INVOICE]])

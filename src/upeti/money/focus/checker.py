@@ -28,8 +28,10 @@ from upeti.money.focus.rules import (
     ERROR,
     FILE_RULES,
     ROW_RULES,
+    SHAPE,
     UNIT,
     VALUE_RULES,
+    RowRule,
     Rule,
     Values,
     moment_of,
@@ -39,6 +41,7 @@ from upeti.money.focus.rules import (
 FINDINGS_KEPT: Final = 20  # of each rule and column
 _PLACEHOLDERS: Final = frozenset({"", "NULL", "Null", "null", "None", "N/A", "n/a", "NaN", "nan"})
 _OWN_KEYS: Final = {"SkuPriceDetails": SKU_PRICE_KEYS, "InvoiceDetailGrain": INVOICE_GRAIN_KEYS}
+_KNOWN_MAX: Final = 4096  # sound values of a column, and shapes of rows, that are remembered
 _SHOWN: Final = 80  # characters of a wrong value
 
 
@@ -77,7 +80,11 @@ class Checker:
         self._dataset = dataset
         self._kept: dict[tuple[str, str], int] = {}
         self._columns = {column.name: column for column in COLUMNS[dataset] if column.name in header}
-        self._rules = [one for one in ROW_RULES[dataset] if all(name in header for name in one.needs)]
+        rules = [one for one in ROW_RULES[dataset] if all(name in header for name in one.needs)]
+        self._shape_rules = [one for one in rules if one.of_shape]
+        self._rules = [one for one in rules if not one.of_shape]
+        self._shapes: dict[tuple[object, ...], list[RowRule]] = {}  # shape → rules that it breaks
+        self._sound: dict[str, set[str]] = {name: set() for name in self._columns}  # values that were found sound
         self._parents: dict[str, str] = {}
         self._lines: set[tuple[str, str]] = set()
         self._check_columns(header)
@@ -89,15 +96,35 @@ class Checker:
         self.verdict.rows += 1
         if extra:
             self._find(FILE_RULES["row.length"], "", None, "has another number of values than there are columns")
-        sound = dict(row)
+        sound = row
         for name, column in self._columns.items():
-            if not self._value(column, row.get(name)):
-                sound.pop(name, None)
-        for one in self._rules:
-            # What is broken by itself was told already; null is a value here.
-            if all(name in sound for name in one.needs) and one.broken(sound):
-                self._find(one.rule, one.needs[0], row.get(one.needs[0]), _against(one.needs, row))
+            text = row.get(name)
+            if text is None and column.nullable:
+                continue
+            known = self._sound[name]
+            if text in known:
+                continue
+            warned = self.verdict.warnings
+            if not self._value(column, text):
+                sound = {other: value for other, value in sound.items() if other != name}
+            elif text is not None and len(known) < _KNOWN_MAX and self.verdict.warnings == warned:
+                known.add(text)
+        for one in self._broken(row, sound):
+            self._find(one.rule, one.needs[0], row.get(one.needs[0]), _against(one.needs, row))
         self._check_across(sound)
+
+    def _broken(self, row: Values, sound: Values) -> list[RowRule]:
+        """Return the rules between columns that a row breaks. What is broken by itself was told already."""
+        if sound is not row:
+            rules = (*self._shape_rules, *self._rules)
+            return [one for one in rules if all(name in sound for name in one.needs) and one.broken(sound)]
+        shape = (*(row.get(name) for name in SHAPE), *[row.get(name) is None for name in self._columns])
+        found = self._shapes.get(shape)
+        if found is None:
+            found = [one for one in self._shape_rules if one.broken(row)]
+            if len(self._shapes) < _KNOWN_MAX:
+                self._shapes[shape] = found
+        return found + [one for one in self._rules if one.broken(row)]
 
     # -- the file
     # -----------------------------------------------------------------------------------------------

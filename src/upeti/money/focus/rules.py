@@ -12,6 +12,7 @@ import datetime
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal, localcontext
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -32,11 +33,18 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 class RowRule(msgspec.Struct, frozen=True):
-    """``broken`` is asked only when the file has all of ``needs``; the first of them is named in the finding."""
+    """``broken`` is asked only when the file has all of ``needs``; the first of them is named in the finding.
+
+    ``of_shape``: it looks at which columns are null and at the columns of ``SHAPE``, and at nothing else.
+    """
 
     rule: Rule
     needs: tuple[str, ...]
     broken: Callable[[Values], bool]
+    of_shape: bool = False
+
+
+SHAPE: Final = ("ChargeCategory", "ChargeClass", "CommitmentDiscountStatus")
 
 
 FILE_RULES: Final = {
@@ -101,6 +109,7 @@ def number_of(text: str | None) -> Decimal | None:
     return Decimal(text) if text is not None and _DECIMAL.fullmatch(text) else None
 
 
+@lru_cache(maxsize=4096)  # a file has few days
 def moment_of(text: str | None) -> datetime.datetime | None:
     """Return a time as FOCUS writes it, or None when it is none."""
     if text is None or not _MOMENT.fullmatch(text):
@@ -149,14 +158,14 @@ def _must_be_null(column: str, name: str, text: str, needs: tuple[str, ...], whe
     rule = Rule(
         f"{column}.null_when_{name}", f"{column} is null when {text}.", f"leave {column} out, or correct the other"
     )
-    return RowRule(rule, (column, *needs), _all(when, _there(column)))
+    return RowRule(rule, (column, *needs), _all(when, _there(column)), of_shape=True)
 
 
 def _must_be_there(column: str, name: str, text: str, needs: tuple[str, ...], when: When) -> RowRule:
     rule = Rule(
         f"{column}.there_when_{name}", f"{column} has a value when {text}.", f"give {column}, or correct the other"
     )
-    return RowRule(rule, (column, *needs), _all(when, _null(column)))
+    return RowRule(rule, (column, *needs), _all(when, _null(column)), of_shape=True)
 
 
 def _follows(column: str, of: str) -> list[RowRule]:
