@@ -18,10 +18,11 @@ import pytest
 import typer.main
 
 from support.invoice_side import post, row
+from support.keeper_side import until
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build, main
 from upeti.control.store import Store
-from upeti.core.config import Channel, Route, Telemetry
+from upeti.core.config import Alerts, Budget, Channel, RateLimit, Route, Telemetry
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "conformance" / "README.md"]
@@ -94,13 +95,14 @@ def test_settings_in_the_docs_are_right() -> None:
     found = 0
     for page, text in blocks("toml"):
         settings = tomllib.loads(text)
-        for name, kind in (("channel", Channel), ("route", Route)):
+        for name, kind in (("channel", Channel), ("route", Route), ("budget", Budget), ("rate_limit", RateLimit)):
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
-        if "telemetry" in settings:
-            msgspec.convert(settings.pop("telemetry"), Telemetry)
-            found += 1
+        for name, kind in (("telemetry", Telemetry), ("alerts", Alerts)):
+            if name in settings:
+                msgspec.convert(settings.pop(name), kind)
+                found += 1
         assert not settings, f"{page}: a block with {list(settings)} is checked nowhere"
     assert found
 
@@ -201,6 +203,41 @@ def test_the_month_of_the_invoices_page_runs(
     store.close()
     assert "credited" in printed.out
     assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_the_how_to_of_a_budget_runs(upeti: UpetiProcess) -> None:
+    """Its commands one after the other: set, be refused, look, raise, be served."""
+    page = (ROOT / "docs" / "budgets.md").read_text()
+    how_to = page[page.index("## How to") : page.index("## Which calls")]
+    steps = re.findall(r"^```(sh|python)\n(.*?)^```", how_to, re.MULTILINE | re.DOTALL)
+    assert [language for language, _ in steps] == ["sh", "python", "sh"]
+    program = steps[1][1].replace("http://127.0.0.1:8080", upeti.gateway).replace("upeti-…", KEY)
+
+    def answer() -> str:
+        ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    def commands(text: str) -> list[str]:
+        printed = []
+        for line in text.splitlines():
+            ran = upeti.command(*shlex.split(line)[1:])
+            assert ran.returncode == 0, ran.stderr
+            printed.append(ran.stdout)
+        return printed
+
+    commands(steps[0][1])
+    until(lambda: answer().startswith("refused: 429 budget_exceeded"), what="the budget")
+    refusal = answer()
+    assert "The budget 'acme-month' has 0.00001 of 0.00001 USD left until 20" in refusal
+    assert "T00:00:00+07:00; this call can cost up to 0.000" in refusal
+    shown, raised, listed = commands(steps[2][1])
+    assert "acme-month: 0.00001 USD a month (Asia/Jakarta) for tenant acme, hard; 0 is spent until 20" in shown
+    assert "acme-month: 100 USD a month" in raised
+    assert "acme-month@20" in listed
+    until(lambda: answer().startswith("served: "), what="the higher limit")
+    until(lambda: upeti.ask("/v1/budgets/acme-month")["spent"] != "0", what="what was spent")
+    assert upeti.command("budget", "delete", "acme-month").returncode == 0
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:

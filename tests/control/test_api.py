@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 
-from support.keeper_side import Connect, KeeperProcess, until
+from support.keeper_side import CONFIG, Connect, KeeperProcess, running_keeper, until
+from upeti.gateway import keeper_link as link
 
 
 def test_a_key_of_the_api_is_in_the_snapshot_within_two_seconds(shared: KeeperProcess) -> None:
@@ -60,3 +62,64 @@ async def test_readiness_counts_workers(keeper: KeeperProcess, connect: Connect)
     assert keeper.get("/readyz", token="") == {"ready": True, "workers": 1, "snapshot": 1}
     await worker.close()
     until(lambda: keeper.request("GET", "/readyz")[0] == 503)
+
+
+def test_budgets_are_made_changed_shown_and_removed(shared: KeeperProcess) -> None:
+    wanted = {"limit": "10", "window": "month", "zone": "Asia/Jakarta", "tenant": "acme", "alert_shares": [90]}
+    assert shared.request("PUT", "/v1/budgets/team/month", body=wanted)[0] == 204
+    until(lambda: shared.request("GET", "/v1/budgets/team/month")[0] == 200, seconds=3, what="the budget")
+    shown = shared.get("/v1/budgets/team/month")
+    assert shown["id"].startswith("team/month@20")
+    assert shown["resets_at"].endswith("T00:00:00+07:00")
+    assert (shown["limit"], shown["left"], shown["share"], shown["mode"], shown["source"], shown["frozen"]) == (
+        *("10", "10", "0.0", "hard", "state"),
+        None,
+    )
+    assert shown in shared.get("/v1/budgets")
+    until(lambda: [terms.name for terms in shared.snapshot().budgets] == ["team/month"], seconds=3)
+    assert shared.request("PUT", "/v1/budgets/team/month", body=wanted | {"limit": "4", "mode": "soft"})[0] == 204
+    until(lambda: shared.get("/v1/budgets/team/month")["limit"] == "4", seconds=3)
+    until(lambda: shared.snapshot().budgets[0].soft, seconds=3)
+    assert shared.request("POST", "/v1/budgets/team/month/release")[0] == 404  # it is not frozen
+    assert shared.request("DELETE", "/v1/budgets/team/month")[0] == 204
+    until(lambda: shared.request("GET", "/v1/budgets/team/month")[0] == 404, seconds=3)
+    assert shared.request("DELETE", "/v1/budgets/team/month")[0] == 404
+    for body, what in (({"limit": "x"}, "not a decimal"), ({}, "limit"), ({"limit": "1", "zone": "Mars"}, "time zone")):
+        code, answer = shared.request("PUT", "/v1/budgets/b", body=body)
+        assert code == 422
+        assert what in answer
+
+
+async def test_a_share_that_is_spent_is_an_alert_and_an_overrun_a_freeze(
+    shared: KeeperProcess, connect: Connect
+) -> None:
+    budget = shared.new_budget()
+    worker = await connect(shared, budget)
+    granted = await worker.ask(500)
+    worker.report(granted.amount_pico)
+    alerts = until(lambda: [each for each in shared.get("/v1/alerts") if each["budget"] == budget], what="the alert")
+    assert [(each["kind"], each["share"], each["spent"]) for each in alerts] == [("share", 50, "0.0000000005")]
+    assert alerts[0]["delivered_at_ns"] is None
+    worker.say(link.LeaseReturn(budget, 0, granted.amount_pico, overrun="req_1-0 cost 2, above its bound 1"))
+    until(lambda: budget in shared.snapshot().frozen, seconds=5, what="the freeze")
+    assert shared.get(f"/v1/budgets/{budget}")["frozen"] == "req_1-0 cost 2, above its bound 1"
+    until(lambda: "frozen" in {each["kind"] for each in shared.get("/v1/alerts")}, what="the alarm")
+    assert "budget_frozen" in shared.events()
+    assert shared.request("POST", f"/v1/budgets/{budget}/release")[0] == 204
+    until(lambda: budget not in shared.snapshot().frozen, seconds=5, what="the release")
+
+
+def test_a_budget_of_the_file_is_changed_there(tmp_path: Path) -> None:
+    file = (
+        '\n[[budget]]\nname = "all"\nlimit = "5"\nwindow = "week"\n[[rate_limit]]\nname = "r"\ncalls_per_minute = 7\n'
+    )
+    with running_keeper(tmp_path, CONFIG + file) as keeper:
+        code, answer = keeper.request("PUT", "/v1/budgets/all", body={"limit": "6"})
+        assert (code, "change it there" in answer) == (409, True)
+        assert keeper.request("DELETE", "/v1/budgets/all")[0] == 404
+        shown = {each["name"]: each for each in keeper.get("/v1/budgets")}
+        assert shown["all"]["source"] == shown["r"]["source"] == "file"
+        assert (shown["r"]["unit"], shown["r"]["limit"], shown["r"]["window"]) == ("calls", "7", "minute")
+        # A higher limit in the file holds within a second.
+        keeper.config.write_text(keeper.config.read_text().replace('limit = "5"', 'limit = "50"'))
+        until(lambda: keeper.get("/v1/budgets/all")["limit"] == "50", seconds=5, what="the new limit")

@@ -133,7 +133,9 @@ def standings(terms: Mapping[str, BudgetTerms], stored: Iterable[str], ledger: L
     in_state = frozenset(stored)
     found = []
     for root, each in terms.items():
-        row = rows.pop(each.id_at(now_ns), None) or BudgetRow(each.id_at(now_ns), each.limit_pico, 0, 0)
+        row = rows.pop(each.id_at(now_ns), None) or BudgetRow(each.id_at(now_ns), 0, 0, 0)
+        # While nothing runs nobody has taken a new limit into the ledger yet.
+        row = msgspec.structs.replace(row, limit_pico=each.limit_pico)
         source = "key" if root.startswith(KEY_PREFIX) else "state" if each.name in in_state else "file"
         found.append(_standing(row, each, "file" if each.is_rate else source, freezes.get(root)))
     for row in rows.values():
