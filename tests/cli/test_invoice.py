@@ -43,7 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def test_a_draft_is_shown_with_its_doubts_and_keeps_nothing(run: Run) -> None:
     text = run("invoice", "draft", "warung", PERIOD)
     assert "draft, not issued: PT Warung Contoh Sejahtera (warung), 2026-10" in text
-    assert "VAT (PPN) 12 % of 7379167" in text
+    assert "VAT (PPN) 12 % of 7,379,167" in text
     assert "tax id-ppn: to be checked. Regulation of the Minister of Finance PMK 131/2024" in text
     assert "not billed: 10 attempts, search, gpt-4.1: no price in the book" in run(
         "invoice", "draft", "orchard", PERIOD

@@ -6,6 +6,7 @@ import datetime
 import io
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,14 +134,16 @@ def list_command(
     config: ConfigOption = None,
 ) -> None:
     """List what was issued, oldest first: number, total, state, what is open."""
-    rows = [_summary(kept) for kept in open_invoicing(config).all(tenant, month and _month(month))]
+    issued = open_invoicing(config).all(tenant, month and _month(month))
+    rows = [_summary(kept) for kept in issued]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
     numbers = ("total", "open")
     columns = ("number", "kind", "tenant", "month", "issued", "due", "total", "currency", "state", "open", "pays in")
     shown = table([(name, name in numbers) for name in columns])
-    for one in rows:
+    for one, kept in zip(rows, issued, strict=True):
+        one |= _shown(kept)
         shown.add_row(*(cell(one[name.replace(" ", "_")] or "") for name in columns))
     console().print(shown if rows else "Nothing was issued yet: `upeti invoice issue TENANT MONTH` does.")
 
@@ -217,10 +220,23 @@ def _done(kept: Kept, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_summary(kept), indent=2))
         return
-    one = _summary(kept)
-    still = f", {one['open']} {one['pays_in']} open" if one["open"] != "0" else ""
+    one = _summary(kept) | _shown(kept)
+    still = f", {one['open']} {one['pays_in']} open" if kept.open_pico else ""
     whose = f"{one['tenant']} {one['month']}"
     typer.echo(f"{one['number']}  {one['kind']}  {whose}  {one['total']} {one['currency']}  {one['state']}{still}")
+
+
+def _fixed(text: str, decimals: int) -> str:
+    return f"{Decimal(text):,.{decimals}f}"
+
+
+def _shown(kept: Kept) -> dict[str, str]:
+    """Return the amounts as people read them."""
+    document = kept.document
+    return {
+        "total": _fixed(document.totals.total.billing, document.billing_decimals),
+        "open": _fixed(decimal_text(kept.open_pico), document.payment_decimals),
+    }
 
 
 def _summary(kept: Kept) -> dict[str, Any]:
@@ -275,7 +291,7 @@ def _show(document: Document, kept: Kept | None) -> None:
             line.unit_price or "",
             line.pricing_currency,
         )
-        shown.add_row(*(cell(one) for one in cells), cell(line.amount.billing))
+        shown.add_row(*(cell(one) for one in cells), cell(_fixed(line.amount.billing, document.billing_decimals)))
     shown.add_section()
     for label, amount in _sums(document):
         shown.add_row(cell(label), *[""] * 6, cell(amount), style="bold")
@@ -285,19 +301,21 @@ def _show(document: Document, kept: Kept | None) -> None:
 
 
 def _sums(document: Document) -> Iterator[tuple[str, str]]:
-    totals, tax = document.totals, document.tax
-    yield "net", totals.net.billing
+    totals, tax, decimals = document.totals, document.tax, document.billing_decimals
+    yield "net", _fixed(totals.net.billing, decimals)
     if tax is not None:
-        yield f"{tax.label_en} {tax.rate} % of {tax.base.billing}", totals.tax.billing
+        base = _fixed(tax.base.billing, decimals)
+        yield f"{tax.label_en} {tax.rate} % of {base}", _fixed(totals.tax.billing, decimals)
     if totals.credit.billing != "0":
-        yield "prepaid credit", totals.credit.billing
-    yield "due", totals.due.billing
+        yield "prepaid credit", _fixed(totals.credit.billing, decimals)
+    yield "due", _fixed(totals.due.billing, decimals)
 
 
 def _notes(document: Document, kept: Kept | None) -> Iterator[str]:
     """Yield what a reader of the figures must know beside them."""
     if document.payment_currency != document.billing_currency:
-        yield f"to be paid: {document.totals.due.payment} {document.payment_currency}"
+        due = _fixed(document.totals.due.payment, document.payment_decimals)
+        yield f"to be paid: {due} {document.payment_currency}"
     for rate in {rate for conversion in document.conversions for rate in conversion.rates}:
         yield f"1 {rate.base} = {rate.rate:f} {rate.currency}, {rate.date}: {rate.source} (rates {rate.set_sha256[:16]})"
     for one in document.unbilled:
@@ -305,6 +323,6 @@ def _notes(document: Document, kept: Kept | None) -> Iterator[str]:
     if document.tax is not None and document.tax.status != "checked":
         yield f"tax {document.tax.name}: {document.tax.status}. {document.tax.source}"
     if kept is not None:
-        open_text = f"{decimal_text(kept.open_pico)} {document.payment_currency} open"
+        open_text = f"{_shown(kept)['open']} {document.payment_currency} open"
         yield f"{kept.standing.state}, {open_text}; issued {document.issue_date}, due {document.due_date}"
         yield f"document {kept.sha256}, ledger batch {kept.batch} {kept.batch_hash}"

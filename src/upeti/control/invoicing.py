@@ -224,12 +224,22 @@ class Invoicing:
 
     def _compute(self, tenant: str, period: str) -> _Computed:
         first, last = documents.days_of(period)
-        usage = self._books.usage(first, last, tenant)
+        head, usage = self._head(), self._books.usage(first, last, tenant)
+        while (after := self._head()) != head:  # the document says exactly which batches its usage is of
+            head, usage = after, self._books.usage(first, last, tenant)
         prices = {name: self._books.price(name) for name in {row.price_id for row in usage if row.price_id}}
         known = {name: price for name, price in prices.items() if price is not None}
         entries, unsold = documents.entries_of(self._file(), tenant, period, usage, known, self._rates)
         frame = documents.frame_of(self._file(), tenant, period, entries, self._rates)
-        return _Computed(frame, entries, unsold, documents.usage_digest(usage))
+        return _Computed(frame, entries, unsold, documents.usage_digest(usage), head)
+
+    def _head(self) -> tuple[int, str]:
+        """Return number and hash of the ledger's last batch."""
+        batch = tables.batches.c
+        query = select(batch.number, batch.hash).order_by(batch.number.desc()).limit(1)
+        with self._store.engine.connect() as connection:
+            last = connection.execute(query).first()
+        return (last.number, last.hash) if last is not None else (0, GENESIS)
 
     def _keep(self, connection: Connection, document: Document, issuer: Issuer, open_pico: int) -> str:
         """Number, post and keep ``document``; return its number."""
@@ -297,6 +307,7 @@ class _Computed(msgspec.Struct, frozen=True):
     entries: Entries
     unsold: list[Unsold]
     usage_sha256: str
+    head: tuple[int, str]  # of the ledger, when the usage was read
 
 
 def _drawn(connection: Connection, computed: _Computed) -> Document:
@@ -305,10 +316,8 @@ def _drawn(connection: Connection, computed: _Computed) -> Document:
     document = documents.draw_up(
         computed.frame, computed.entries, computed.unsold, computed.usage_sha256, max(0, credit_pico)
     )
-    batch = tables.batches.c
-    last = connection.execute(select(batch.number, batch.hash).order_by(batch.number.desc()).limit(1)).first()
-    number, hash_ = (last.number, last.hash) if last is not None else (0, GENESIS)
-    return msgspec.structs.replace(document, ledger_number=number, ledger_hash=hash_)
+    number, digest = computed.head
+    return msgspec.structs.replace(document, ledger_number=number, ledger_hash=digest)
 
 
 def _credit(connection: Connection, tenant: str, currency: str) -> int:
