@@ -225,3 +225,15 @@ def test_an_azure_export(folder: Path) -> None:
         "unmapped": "0.123",
     }
     assert found["explained"]
+
+
+def test_zones_tell_two_channels_of_one_resource_apart(folder: Path) -> None:
+    config = folder / "upeti.toml"
+    second = '[[channel]]\nname = "azure-eu"\nkind = "azure"\nbase_url = "https://x"\naccount = "demo-openai"\n'
+    config.write_text(CONFIG + second + 'zone = "data_zone_eu"\n')
+    found = json.loads(run(folder, FIXTURES / "azure_ea.csv", "--json").stdout)
+    channels = {line["model"]: line["channel"] for line in found["lines"] if line["model"]}
+    assert (channels["gpt-5.4-mini"], channels["gpt-5.5"]) == ("azure", "azure-eu")
+    config.write_text(CONFIG + second)
+    ran = run(folder, FIXTURES / "azure_ea.csv")
+    assert (ran.returncode, "have the same account and zone" in ran.stderr) == (2, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
+from collections.abc import Callable
 
 from support.journal_files import DAY_NS, START_NS, JournalFiles, corrected, opened, settled
 from upeti.control.books import Books
@@ -23,24 +23,24 @@ STEEP = Price("steep", "USD", 0, {"input": 1, "output": 1}, (Cliff(100, {"input"
 GUESS = {"outcome": Outcome.ESTIMATED, "meters": None, "price_id": ""}
 
 
-def test_both_ways_lead_to_the_same_usage(tmp_path: Path) -> None:
+def test_both_ways_lead_to_the_same_usage(open_store: Callable[[], Store]) -> None:
     """The books' sums and the single attempts, before and after a correction."""
-    journal = JournalFiles(tmp_path)
+    store = open_store()
+    journal = JournalFiles(store.data_dir)
     journal.append(opened(1), settled(1, meters={"input": 101, "output": 1}, cost_pico=204, price_id="steep"))
     journal.append(opened(2), settled(2, **GUESS, ended="client_left", cost_pico=70))
     journal.append(opened(3), settled(3, **GUESS, ended="cut", cost_pico=30))
     journal.append(opened(4, channel="other"), settled(4, cost_pico=9, at_ns=START_NS + DAY_NS))
     journal.close()
-    keeper = JournalFiles(tmp_path, f"{KEEPER_PREFIX}corrections-1")
+    keeper = JournalFiles(store.data_dir, f"{KEEPER_PREFIX}corrections-1")
     was, now = "0.00000000007", "0.00000000002"
     keeper.append(corrected(2, outcome=Outcome.ESTIMATED, was=was, now=now, meters={"input": 5}))
     keeper.close()
-    store = Store(tmp_path)
     books = Books(store)
     books.keep_prices([STEEP], 1)
-    project_closed_segments(tmp_path, sink=Poster(store, "here"))
+    project_closed_segments(store.data_dir, sink=Poster(store, "here"))
     summed = usage_of(books, DAY, DAY, {"openai"})
-    with connect(tmp_path) as events:
+    with connect(store.data_dir) as events:
         attempts = Attempts(events, books.price, ["call-0001-0"], DAY, DAY)
         aborted = aborted_of(events, DAY, DAY)
     assert sum(one.row.cost_pico for one in summed) == sum(one.row.cost_pico for one in attempts.usage) == 204 + 20 + 30
@@ -49,24 +49,26 @@ def test_both_ways_lead_to_the_same_usage(tmp_path: Path) -> None:
     assert attempts.names["chatcmpl-2"] == "call-0002-0"
     assert aborted == {AbortedKey(DAY, "openai", "gpt-4.1-mini"): 70}
     assert attempts.aborted == {AbortedKey(DAY, "openai", "gpt-4.1-mini", "call-0002-0"): 70}
-    assert list(taken_back_of(tmp_path, DAY, DAY, {"openai"}).values()) == [70]
-    assert taken_back_of(tmp_path, NEXT, NEXT, {"openai"}) == taken_back_of(tmp_path, DAY, DAY, {"other"}) == {}
-    store.close()
+    assert list(taken_back_of(store.data_dir, DAY, DAY, {"openai"}).values()) == [70]
+    assert (
+        taken_back_of(store.data_dir, NEXT, NEXT, {"openai"})
+        == taken_back_of(store.data_dir, DAY, DAY, {"other"})
+        == {}
+    )
 
 
-def test_a_billed_call_of_another_day_is_found(tmp_path: Path) -> None:
-    journal = JournalFiles(tmp_path)
+def test_a_billed_call_of_another_day_is_found(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    journal = JournalFiles(store.data_dir)
     journal.append(opened(1), settled(1, at_ns=START_NS + DAY_NS))
     journal.append(opened(2), settled(2, at_ns=START_NS + DAY_NS))
-    store = Store(tmp_path)
-    with connect(tmp_path) as events:
+    with connect(store.data_dir) as events:
         found = Attempts(events, Books(store).price, ["chatcmpl-1"], DAY, DAY)
     assert [(one.call, one.row.day) for one in found.usage] == [("call-0001-0", NEXT)]
-    store.close()
 
 
-def test_capacity_is_what_the_ledger_has(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_capacity_is_what_the_ledger_has(open_store: Callable[[], Store]) -> None:
+    store = open_store()
     books = Books(store)
     common = {"currency": "USD", "day": DAY, "channel": "azure"}
     postings = (
@@ -76,4 +78,3 @@ def test_capacity_is_what_the_ledger_has(tmp_path: Path) -> None:
     books.append(Batch(number=0, kind=BatchKind.CAPACITY, at_ns=1, period="2026-11", postings=postings))
     assert capacity_of(books, DAY, DAY, {"azure"}) == [OurCapacity(DAY, "azure", "USD", 24)]
     assert capacity_of(books, NEXT, NEXT, {"azure"}) == capacity_of(books, DAY, DAY, {"openai"}) == []
-    store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import typer
 
 from upeti.cli.options import (
+    ChannelAccount,
     ConfigOption,
     CsvOption,
     DataDirOption,
@@ -178,18 +180,7 @@ class _Known:
         ours = [
             one for one in self._channels if provider == "calls" or _provider_of(one.kind, one.base_url) == provider
         ]
-        accounts = dict(self._given)
-        named: dict[str, list[str]] = {}
-        for one in ours:
-            if one.account:
-                named.setdefault(one.account.lower(), []).append(one.name)
-        for one in ours:
-            identity = one.account.lower()
-            if identity and len(named[identity]) == 1:
-                accounts.setdefault(identity, one.name)
-            elif identity:
-                zone = next((zone for zone in _ZONES if one.zone.startswith(zone)), "global")
-                accounts.setdefault(f"{identity}@{zone}", one.name)
+        accounts = {**_accounts(ours), **self._given}
         if accounts or provider == "calls":
             return Channels(accounts=accounts)
         if len(ours) == 1:
@@ -201,11 +192,31 @@ class _Known:
         )
 
 
+def _accounts(channels: Sequence[ChannelAccount]) -> dict[str, str]:
+    """Return account → channel; with its zone where several channels share an account. Raises ``ConfigError``."""
+    named = Counter(one.account.lower() for one in channels)
+    accounts: dict[str, str] = {}
+    for one in channels:
+        identity = one.account.lower()
+        if not identity:
+            continue
+        if named[identity] > 1:
+            identity += f"@{next((zone for zone in _ZONES if one.zone.startswith(zone)), 'global')}"
+        if accounts.setdefault(identity, one.name) != one.name:
+            raise ConfigError(
+                f"{accounts[identity]} and {one.name} have the same account and zone, and nothing tells them apart on a bill: "
+                "compare them as one channel with --channel, or give each its own account"
+            )
+    return accounts
+
+
 def _provider_of(kind: str, base_url: str) -> str:
     if kind in ("azure", "anthropic"):
         return kind
     provider = PROVIDERS.get(kind)
     host = urlsplit(base_url or (provider.base_url if provider else "")).hostname or ""
+    if kind == "openai_compatible" and host.endswith(".azure.com"):
+        return "azure"
     return "openai" if kind == "openai_compatible" and host.endswith("api.openai.com") else ""
 
 

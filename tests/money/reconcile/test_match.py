@@ -67,12 +67,13 @@ def test_tiers_and_contexts_are_kept_apart_where_the_report_tells() -> None:
     lines = [*billed(usage()), *billed(usage(), tier="priority")]
     assert {one.tier for one in statement(lines, rows).lines} == {""}
     told = statement(lines, rows, tells=frozenset({"tier", "context"}))
-    assert {(one.tier, one.context) for one in told.lines} == {
-        ("", ""),
-        ("", "short"),
-        ("priority", ""),
-        ("priority", "short"),
-    }
+    assert {(one.tier, one.context) for one in told.lines} == {("", "short"), ("priority", "short")}
+
+
+def test_a_meter_that_names_no_context_is_of_short_ones() -> None:
+    lines = [*billed(usage(model="o3")), line("input", 1_000, context="short"), line("output", 100)]
+    made = statement(lines, [usage(), usage(model="o3")], tells=frozenset({"context"}))
+    assert parts(made) == {}
 
 
 def test_costs_and_quantities_of_two_reports_are_joined() -> None:

@@ -107,9 +107,8 @@ class _Group:
         for day, works in self._works.items():
             for work in works.values():
                 if nature is not None:
-                    work.take(
-                        nature, work.rest, f"{', '.join(work.line.names) or 'a line'} bills no call that we meter"
-                    )
+                    unnamed = nature is Kind.UNMAPPED
+                    work.take(nature, work.rest, "a meter without a name here" if unnamed else "no call is behind it")
                 elif work.line.meter != ESTIMATED:
                     self._by_price(work)
                     self._by_unpriced_quantity(work, self._days[day])
@@ -382,9 +381,10 @@ class _Group:
             return f"account {line.account or 'without a name'} belongs to no channel"
         if line.call:
             return "no attempt of ours has this id"
+        name = f"{line.model} ({line.tier})" if line.tier else line.model
         if not any(found.attempts for found in self._days.values()):
-            return f"no call of {line.model} went through {line.channel}"
-        return f"no call of {line.model} went through {line.channel} on this day"
+            return f"no call of {name} went through {line.channel}"
+        return f"no call of {name} went through {line.channel} on this day"
 
 
 def _most(units: Mapping[tuple[str, int], int]) -> tuple[str, int]:

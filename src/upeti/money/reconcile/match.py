@@ -210,7 +210,7 @@ def collect(
             line.call,
             line.nature,
             line.day,
-            line.context if "context" in report.tells else "",
+            _context(line) if "context" in report.tells else "",
             line.meter,
             "" if line.nature is Nature.USAGE else line.name,
         )
@@ -232,6 +232,11 @@ def collect(
         elif line.quantity is not None:
             found.counted[line.meter] = found.counted.get(line.meter, Decimal(0)) + line.quantity
     return sums
+
+
+def _context(line: ReportLine) -> str:
+    """A model without long contexts is billed by meters that do not name one."""
+    return line.context or ("short" if line.nature is Nature.USAGE else "")
 
 
 def match(

@@ -120,7 +120,7 @@ def compare(
 
 
 def _notes(report: Report, matched: Matched) -> list[str]:
-    notes = [f"{count:,} × {text}" if count > 1 else text for text, count in report.notes.items()]
+    notes = [f"{count:,} × {text}" for text, count in report.notes.items()]
     residue = report.residue_note()
     if residue is not None:
         notes.append(residue)
