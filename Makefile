@@ -43,11 +43,13 @@ check: setup ## Style, types, import contracts, generated docs
 	$(BIN)/python tools/configuration_reference.py --check
 	$(BIN)/python tools/generated_docs.py --check
 
-bench: setup ## Measure speed and memory beside nginx; writes build/bench.json
+bench: setup ## Measure the gateway beside nginx, the books beside a full scan; writes build/bench*.json
 	$(BIN)/python -m benchmarks.gateway $(ARGS)
+	$(BIN)/python -m benchmarks.books
 
-bench-quick: setup ## The same in about a minute
+bench-quick: setup ## The same in about two minutes
 	$(BIN)/python -m benchmarks.gateway --quick $(ARGS)
+	$(BIN)/python -m benchmarks.books --quick
 
 conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
 	$(BIN)/python conformance/run.py

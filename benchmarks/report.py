@@ -32,6 +32,7 @@ def figure(
     peer_value: float | None = None,
     *,
     at_most: float | None = None,
+    at_least: float | None = None,
     ratio_at_least: float | None = None,
 ) -> Figure:
     """Make a figure; the ratio is ours to the peer's."""
@@ -39,6 +40,8 @@ def figure(
     aim, met = "", None
     if at_most is not None:
         aim, met = f"at most {at_most:g}", value <= at_most
+    if at_least is not None:
+        aim, met = f"at least {at_least:g}", value >= at_least
     if ratio_at_least is not None:
         aim, met = f"ratio at least {ratio_at_least:g}", ratio is not None and ratio >= ratio_at_least
     return Figure(name, unit, round(value, 2), peer, _rounded(peer_value, 2), _rounded(ratio, 3), aim, met)
