@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from support.journal_files import JournalFiles, opened, settled
-from support.keeper_side import CONFIG, until
-from support.keeper_side import running_keeper as keeper_process
+from support.keeper_side import CONFIG, running_keeper, until
 from support.otlp_receiver import Receiver, attributes, running_receiver
+from support.upeti_process import CONFIG as UPETI_CONFIG
+from support.upeti_process import upeti_process
 from upeti.control.telemetry import EXIT_TAKEN
 from upeti.core.config import Telemetry
 
@@ -162,25 +165,49 @@ def test_a_missing_secret_or_package_is_named_with_the_cure(tmp_path: Path, rece
     assert 'pip install "upeti[telemetry]"' in ran.stderr
 
 
-def test_the_keeper_starts_it_and_replaces_it_when_the_settings_change(tmp_path: Path, receiver: Receiver) -> None:
-    told = f'\n[telemetry]\notlp_endpoint = "{receiver.url}"\nservice_name = '
-    with keeper_process(tmp_path, CONFIG) as keeper:
-        keeper.config.write_text(CONFIG + told + '"first"\n')
+def test_the_keeper_starts_it(tmp_path: Path, receiver: Receiver) -> None:
+    with running_keeper(tmp_path, f'{CONFIG}\n[telemetry]\notlp_endpoint = "{receiver.url}"\n') as keeper:
         until(position_file(keeper.data_dir).exists, what="telemetry")
-        files = JournalFiles(keeper.data_dir)
-        files.append(opened(1, channel="up"), settled(1))
-        until(lambda: len(receiver.spans) == 1, what="the first span")
-        keeper.config.write_text(CONFIG + told + '"second"\n')
-        files.append(opened(2, channel="up"), settled(2))
-        until(lambda: any(found["service.name"] == "second" for found in receiver.resources) or _more(files), what="…")
+        JournalFiles(keeper.data_dir).append(opened(1, channel="up"), settled(1))
+        until(lambda: len(receiver.spans) == 1, what="the span")
         assert keeper.stop() == 0
-    assert receiver.resources[0]["service.name"] == "first"
     assert attributes(receiver.spans[0])["server.address"] == "127.0.0.1"
     assert attributes(receiver.spans[0])["server.port"] == 9
 
 
-def _more(files: JournalFiles) -> bool:
-    """Settle one attempt more, so that there is something to send by whoever runs now."""
-    call = len(files.directory.name) + files.path.stat().st_size
-    files.append(opened(call, channel="up"), settled(call))
-    return False
+@pytest.mark.slow
+def test_a_call_is_a_span_and_series_with_its_cost_and_new_settings_replace_the_process(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    told = f'\nlimit = "5"\n\n[telemetry]\notlp_endpoint = "{receiver.url}"\n'
+    with upeti_process(tmp_path, UPETI_CONFIG + told) as upeti:
+        upeti.start()
+        until(position_file(upeti.data_dir).exists, what="telemetry")
+        status, _ = upeti.call("gpt-strange")
+        assert status == 200
+        until(lambda: receiver.spans, seconds=15, what="the span")
+
+        def scraped() -> dict[str, float]:
+            with urllib.request.urlopen(f"{upeti.control}/metrics", timeout=10) as answer:
+                families = text_string_to_metric_families(answer.read().decode())
+            return {one.name: one.value for family in families for one in family.samples}
+
+        until(lambda: scraped().get("upeti_cost_total"), seconds=15, what="the cost")
+        until(lambda: scraped().get("upeti_budget_spent"), seconds=15, what="the budget")
+        samples = scraped()
+        bill = json.loads(upeti.command("bill", "--json").stdout)
+        upeti.config.write_text(f'{upeti.config.read_text()}service_name = "second"\n')
+        until(lambda: upeti.call() and receiver.resources[-1]["service.name"] == "second", what="the new settings")
+        assert upeti.stop() == 0
+    span = receiver.spans[0]
+    assert receiver.resources[0]["service.name"] == "upeti"
+    found = attributes(span)
+    assert (found["gen_ai.request.model"], found["upeti.tenant"], found["upeti.outcome"]) == (
+        "gpt-strange",
+        "acme",
+        "posted",
+    )
+    assert found["upeti.cost"] == bill["totals"][0]["cost"] != "0"
+    assert found["server.address"] == "127.0.0.1"
+    assert samples["upeti_cost_total"] == samples["upeti_budget_spent"] == float(found["upeti.cost"])
+    assert samples["upeti_budget_limit"] == 5
