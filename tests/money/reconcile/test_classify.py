@@ -235,11 +235,28 @@ def test_events_have_the_estimate_and_the_difference() -> None:
     assert made.billed[0].rows[0].bound_pico == 10**9
 
 
-def test_repricing_cancels_the_price_difference_it_made() -> None:
-    row = usage(meters={"input": 1_000})
-    repriced = usage(outcome="corrected", price_id=CHEAP.id, meters={}, attempts=0, calls=0, cost_pico=-2_400_000_000)
-    made = statement([line("input", 1_000, cost_pico=100_000_000)], [row, repriced])
-    assert parts(made) == {"price": 0}
+REPRICED = {"outcome": "corrected", "meters": {}, "attempts": 0, "calls": 0}
+
+
+def test_what_was_repriced_to_what_is_billed_does_not_differ() -> None:
+    rows = [usage(meters={"input": 1_000}), usage(**REPRICED, price_id=CHEAP.id, cost_pico=-2_400_000_000)]
+    made = statement([line("input", 1_000, cost_pico=100_000_000)], rows)
+    assert parts(made) == {}
+    assert [(one.meter, one.ours_pico) for one in made.lines] == [("input", 100_000_000), ("repriced", 0)]
+
+
+def test_what_had_no_price_and_was_repriced_does_not_differ() -> None:
+    row = usage(model="new", price_id="", outcome="unpriced", meters={"input": 400}, cost_pico=0)
+    made = statement([line("input", 400, model="new")], [row, usage(**REPRICED, model="new", cost_pico=10**9)])
+    assert parts(made) == {}
+    assert made.explained
+
+
+def test_repricing_to_another_price_leaves_a_price_difference() -> None:
+    """From several rows of the book at once, which names no single price."""
+    rows = [usage(meters={"input": 1_000}), usage(**REPRICED, price_id="", cost_pico=-1_400_000_000)]
+    made = statement([line("input", 1_000, cost_pico=100_000_000)], rows)
+    assert parts(made) == {"price": -1_000_000_000}
     assert made.explained
 
 

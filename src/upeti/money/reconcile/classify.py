@@ -121,6 +121,7 @@ class _Group:
             for work in works.values():
                 if work.line.meter != ESTIMATED:
                     self._by_rest(work, found)
+            self._give_repricing(works)
 
     def lines(self) -> list[Line]:
         made = []
@@ -375,6 +376,21 @@ class _Group:
             work.take(Kind.TOKENS, work.rest, _quantities_text(line))
         elif abs(work.rest) <= self._tolerance_pico or self._is_rounding(work.rest, cell):
             work.take(Kind.ROUNDING, work.rest)
+
+    def _give_repricing(self, works: dict[tuple[str, str], _Work]) -> None:
+        """What was re-priced to what is billed belongs to the meters whose prices it corrected."""
+        repriced = works.get(("", REPRICED))
+        if repriced is None or repriced.line.theirs_pico:
+            return
+        others = [
+            (work, kind) for work in works.values() for kind in (Kind.PRICE, Kind.UNPRICED) if work is not repriced
+        ]
+        if sum(work.line.parts.get(kind, 0) for work, kind in others) != repriced.line.ours_pico:
+            return
+        for work, kind in others:
+            work.line.ours_pico += work.line.parts.pop(kind, 0)
+        repriced.line.ours_pico = 0
+        repriced.line.parts.clear()
 
     def _bypass_text(self, line: Line) -> str:
         if not line.channel:

@@ -289,6 +289,9 @@ class _Sides:
         self.report = report
         self.call_names = call_names
         self.calls = {one.call: one.row for one in rows if one.call}
+        self.estimated = {
+            (one.row.day, estimated_name(one.row, one.call)) for one in rows if one.row.outcome == "estimated"
+        }
         usage_keys = [(key, found) for key, found in sums.items() if key.nature is Nature.USAGE]
         if any(not key.model and not key.call and not found.costs for key, found in usage_keys):
             raise MatchError("the report counts tokens without naming the model: ask for it with group_by=model")
@@ -399,7 +402,10 @@ def _place_ours(
     group = GroupKey(row.currency, row.channel, "", model, sides.tier(row, call), call, Nature.USAGE.value)
     day = matched.groups.setdefault(group, {}).setdefault(row.day, Day())
     day.attempts += row.attempts
-    reconciled = row.outcome == CORRECTED and not row.price_id
+    # A correction of an estimate names no price; nor does re-pricing from several at once, but that has no estimate.
+    reconciled = (
+        row.outcome == CORRECTED and not row.price_id and (row.day, estimated_name(row, call)) in sides.estimated
+    )
     if row.outcome == "estimated" or reconciled:
         _place_estimated(day, one, aborted)
         return
