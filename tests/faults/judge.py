@@ -135,14 +135,13 @@ class Verdict:
                 self.problems.append(f"in the log: {line}")
 
     def _compare_bill(self) -> None:
-        """The bill by key is the sum of the attempts' costs, each once; the auditor knows keys by their budgets."""
+        """The bill by key is the sum of the attempts' costs, each once."""
         sums: Counter[str] = Counter()
         for attempt in self.journal.attempts.values():
-            sums[attempt.budgets[0] if attempt.budgets else "unlimited"] += attempt.cost_pico
+            sums[attempt.key] += attempt.cost_pico
         billed: Counter[str] = Counter()
         for line in (line for bill in self.bills for line in bill["lines"]):
-            budget = f"key:{line['key']}"
-            billed[budget if budget in self.world.budgets() else "unlimited"] += pico(line["cost"])
+            billed[line["key"]] += pico(line["cost"])
         if billed != sums:
             self.problems.append(f"the bill says {billed}, the journal {sums}")
         for bill in self.bills:

@@ -58,6 +58,7 @@ class Key:
     id: str
     limit: str = ""  # USD
     tenant: str = "acme"
+    project: str = ""
 
     @property
     def secret(self) -> str:
@@ -66,6 +67,19 @@ class Key:
     @property
     def budget(self) -> str:
         return f"key:{self.id}"
+
+    @property
+    def limit_pico(self) -> int:
+        return int(Decimal(self.limit) * 10**12)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A budget that has no end."""
+
+    name: str
+    limit: str  # USD
+    selectors: str = ""  # TOML, such as tenant = "acme"; empty: of all calls
 
     @property
     def limit_pico(self) -> int:
@@ -84,6 +98,7 @@ class Scene:
     hole_port: int = 0
     drain_timeout_ms: int = 20_000
     segment_bytes: int = 67_108_864
+    budgets: tuple[Budget, ...] = ()
 
     def text(self, world: World) -> str:
         head = f"""\
@@ -116,11 +131,12 @@ price_files = ["alpha.toml", "beta.toml"]
             )
         ]
         keys = [
-            f'[[key]]\nid = "{key.id}"\ntenant = "{key.tenant}"\nlimit = "{key.limit}"\n'
+            f'[[key]]\nid = "{key.id}"\ntenant = "{key.tenant}"\nproject = "{key.project}"\nlimit = "{key.limit}"\n'
             f'sha256 = "{hashlib.sha256(key.secret.encode()).hexdigest()}"\n'
             for key in self.keys
         ]
-        return head + "".join([*channels, *map(_route, self.routes), *keys])
+        budgets = [f'[[budget]]\nname = "{one.name}"\nlimit = "{one.limit}"\n{one.selectors}\n' for one in self.budgets]
+        return head + "".join([*channels, *map(_route, self.routes), *keys, *budgets])
 
     def write(self, world: World) -> None:
         """Leave the configuration and its price files in the folder of ``world``."""
@@ -141,7 +157,8 @@ price_files = ["alpha.toml", "beta.toml"]
         }
 
     def limits_pico(self) -> dict[str, int]:
-        return {key.budget: key.limit_pico for key in self.keys if key.limit}
+        of_keys = {key.budget: key.limit_pico for key in self.keys if key.limit}
+        return of_keys | {budget.name: budget.limit_pico for budget in self.budgets}
 
     def _models(self, channel: str) -> Iterable[str]:
         return {getattr(route, channel) for route in self.routes} - {""}

@@ -20,7 +20,7 @@ from faults import chaos
 from faults.cluster import EXPECTED_IN_LOG, Blows, Cluster
 from faults.corrections import correct_from_provider, pico_of_bill
 from faults.judge import Verdict, quiet
-from faults.scene import ROUTES, Key, Route, Scene
+from faults.scene import ROUTES, Budget, Key, Route, Scene
 from faults.test_nothing_lost import PROVIDERS, SEGMENT_BYTES, seeds
 from support.postgres import Postgres, running_postgres
 from upeti.sim.auditor import read_journal, read_provider_logs
@@ -94,6 +94,10 @@ class Run:
         )
         assert not refused, refused[:5]
         codes = Counter(refusal.code for refusal in verdict.journal.refusals)
+        calm_ns = max((last for _, last in self.blows.troubled_ns), default=0)
+        judged = sum(1 for one in verdict.journal.refusals if one.at_ns > calm_ns and one.code == "budget_exceeded")
+        print(f"{judged} refusals for want of money after the last blow")
+        assert judged
         print(f"blows {dict(self.blows.counts)}; state looked at {self.samples} times; refusals {dict(codes)}")
         print(verdict.summary())
         assert self.samples
@@ -114,9 +118,21 @@ class Run:
         print(f"{corrected} estimates corrected; the bill of all nodes is the provider's: {sum(bills)} pico")
 
 
-FREE, WIDE, TIGHT = Key("free"), Key("wide", "50"), Key("tight", "0.06", tenant="warung")
-LATE = Key("late", "0.05")  # nothing is spent of it before the calm
+FREE, WIDE, TIGHT = Key("free"), Key("wide", "50", project="shop"), Key("tight", "0.06", tenant="warung")
+LATE = Key("late", "0.05", tenant="calm", project="shop")  # nothing is spent of it before the calm
 KEYS = (FREE, WIDE, TIGHT, LATE)
+
+
+def levels(organisation: str, tenant: str, project: str, feature: str) -> tuple[Budget, ...]:
+    """Return budgets above the keys' own."""
+    return (
+        Budget("all", organisation),
+        Budget("acme", tenant, 'tenant = "acme"'),
+        Budget("shop", project, 'tenant = "acme"\nproject = "shop"'),
+        Budget("captions", feature, 'feature = "captions"'),
+    )
+
+
 CALM = (
     Route("calm", "sim-slow150", "sim-slow60", weighted=True),
     Route("long", "sim-slow4000", "sim-slow6000", weighted=True),
@@ -125,14 +141,16 @@ CALM = (
 
 def same_asks(keys: tuple[Key, ...], count: int, route: str, prefix: str) -> Iterator[Ask]:
     for number in range(count):
-        yield Ask(route, keys[number % len(keys)].secret, tag=f"{prefix}{number:05}", wait_s=60)
+        feature = ("", "captions", "search")[number % 3]
+        yield Ask(route, keys[number % len(keys)].secret, tag=f"{prefix}{number:05}", feature=feature, wait_s=60)
 
 
 @pytest.mark.parametrize("seed", seeds("31"))
 async def test_nodes_killed_again_and_again(tmp_path: Path, postgres: Postgres, seed: int) -> None:
     print(f"seed {seed}")
     async with Cluster(tmp_path, postgres) as cluster:
-        scene = Scene(KEYS, routes=(*ROUTES, *CALM), segment_bytes=SEGMENT_BYTES)
+        budgets = levels("5", "0.15", "0.05", "0.05")
+        scene = Scene(KEYS, budgets=budgets, routes=(*ROUTES, *CALM), segment_bytes=SEGMENT_BYTES)
         run = Run(cluster, scene, seed)
         await cluster.start(scene, *PROVIDERS)
         await run.trouble(6, clients=60, pause_s=(0.2, 1.0))
@@ -149,7 +167,8 @@ async def test_ten_thousand_calls_at_a_time(tmp_path: Path, seed: int) -> None:
     print(f"seed {seed}")
     with running_postgres() as server:
         async with Cluster(tmp_path, server) as cluster:
-            scene = Scene(KEYS, routes=(*ROUTES, *CALM), segment_bytes=4 * SEGMENT_BYTES)
+            budgets = levels("5", "1.0", "0.4", "0.2")
+            scene = Scene(KEYS, budgets=budgets, routes=(*ROUTES, *CALM), segment_bytes=4 * SEGMENT_BYTES)
             run = Run(cluster, scene, seed, restarts_database=True)
             await cluster.start(scene, *PROVIDERS)
             waves = same_asks((FREE, WIDE, TIGHT), 20_000, "long", "wave-")

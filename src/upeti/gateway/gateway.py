@@ -72,7 +72,7 @@ class Gateway:
             segment_seconds=first.journal.segment_seconds,
         )
         self.keeper = KeeperClient(data_dir / "run" / "keeper.sock", self.instance, worker, loop)
-        self.holds = Holds(self.keeper, self.now_ns)
+        self.holds = Holds(self.keeper, self.now_ns, self.journal.when_durable)
         self.keeper.on_grant = self._granted
         self.keeper.on_recall = self.holds.recalled
         self.keeper.on_snapshot = self.swap

@@ -108,6 +108,7 @@ class Purse:
         "posted",
         "refused",
         "resets_ns",
+        "returning",
         "soft",
         "told",
         "unit",
@@ -123,6 +124,7 @@ class Purse:
         self.soft = False  # counted, never refused
         self.lease = 0  # granted and not yet posted or returned; `held` is a part of it
         self.held = 0
+        self.returning = 0  # taken from the lease to be given back, once the journal says why it is free
         self.posted = 0  # since this worker started
         self.told = 0  # of that, what the keeper was told
         self.left_elsewhere = 0  # neither spent nor leased to anyone, at the keeper's last word
@@ -183,10 +185,17 @@ class Treasury(Protocol):
 class Holds:
     """The purses of one worker."""
 
-    def __init__(self, treasury: Treasury, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        treasury: Treasury,
+        now_ns: Callable[[], int] = time.time_ns,
+        when_durable: Callable[[Callable[[bool], None]], None] = lambda act: act(True),
+    ) -> None:
+        """``when_durable`` is the journal's: it calls back when what was queued so far is written."""
         self._purses: dict[str, Purse] = {}
         self._treasury = treasury
         self._now_ns = now_ns
+        self._when_durable = when_durable
 
     def purse(self, budget: str) -> Purse:
         purse = self._purses.get(budget)
@@ -247,7 +256,7 @@ class Holds:
 
     def leases(self) -> dict[str, tuple[int, int]]:
         """What a worker that connects again says of every budget: left of the lease, holds included; posted so far."""
-        return {purse.budget: (purse.lease, purse.posted) for purse in self._purses.values()}
+        return {purse.budget: (purse.lease + purse.returning, purse.posted) for purse in self._purses.values()}
 
     def connected(self) -> None:
         """The keeper is there (again): who waits asks (again)."""
@@ -292,11 +301,25 @@ class Holds:
             self._give_back(purse)
 
     def _give_back(self, purse: Purse, *, recalled: bool = False) -> None:
+        """Give back what is not held.
+
+        A hold may have ended in this very turn of the loop, its record not written yet: were this worker killed now, its
+        journal would say that the hold is open, and what was given back would be spent twice.
+        """
         amount_pico = max(0, purse.lease - purse.held)
-        # While there is no keeper nobody else can have it, and here it can still be spent.
-        if self._say(purse, amount_pico, recalled=recalled):
-            purse.lease -= amount_pico
-            purse.left_elsewhere += amount_pico
+        purse.lease -= amount_pico
+        purse.returning += amount_pico
+
+        def give(durable: bool) -> None:
+            purse.returning -= amount_pico
+            if self._say(purse, amount_pico if durable else 0, recalled=recalled) and durable:
+                purse.left_elsewhere += amount_pico
+            else:
+                # While there is no keeper nobody else can have it, and here it can still be spent.
+                purse.lease += amount_pico
+                purse.released()
+
+        self._when_durable(give)
 
     def _say(self, purse: Purse, amount_pico: int, *, recalled: bool = False) -> bool:
         said = self._treasury.give_back(

@@ -43,6 +43,19 @@ class Waiter(Protocol):
     def fail(self, ticket: int, error: BaseException) -> None: ...
 
 
+class _Afterwards:
+    """A plain function that waits for the writer; it is told whether what it waited for is durable."""
+
+    def __init__(self, act: Callable[[bool], None]) -> None:
+        self._act = act
+
+    def resume(self, ticket: int, value: object = None) -> None:
+        self._act(True)
+
+    def fail(self, ticket: int, error: BaseException) -> None:
+        self._act(False)
+
+
 class _Segments:
     """The files of one instance: the current one, its size, age and chain."""
 
@@ -180,6 +193,16 @@ class JournalWriter:
         if self._scheduled:
             yield self
 
+    def when_durable(self, act: Callable[[bool], None]) -> None:
+        """Call ``act(True)`` once every record queued so far is durable, or ``act(False)`` when it cannot be made so."""
+        if not self._scheduled and not self._records:
+            act(True)
+            return
+        self._waiters.append((_Afterwards(act), 0))
+        if not self._scheduled:  # what an earlier write could not take is queued still
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
     def rotate_when_old(self) -> None:
         """Called now and then: end a segment past its age, so that readers can treat it as closed."""
         age_ns = self._now_ns() - self._segments.opened_ns
@@ -200,6 +223,8 @@ class JournalWriter:
             self._segments.write(self._records)
             self._records = []
         self._segments.end(final=True)
+        waiters, self._waiters = self._waiters, []
+        self._release(waiters, None)
 
     def _flush(self) -> None:
         if self._closed:
