@@ -8,6 +8,8 @@ corrected from the provider's own figures, after which every sum is the provider
 from __future__ import annotations
 
 import asyncio
+import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +43,7 @@ class Run:
         self.blows = Blows(cluster, self.random, restarts_database=restarts_database)
         self.gots: list[Got] = []
         self.samples = 0  # of the state
+        self.calm_ns = 0  # since when nothing is hit, and all is as it should be
 
     async def trouble(self, seconds: float, *, clients: int, pause_s: tuple[float, float]) -> None:
         going = True
@@ -55,6 +58,8 @@ class Run:
     async def calm(self, asks: Iterator[Ask], *, clients: int) -> None:
         """Load without trouble: from here on nobody may be refused without need."""
         await self.cluster.whole()
+        await quiet(*self.cluster.nodes, seconds=60)
+        self.calm_ns = time.time_ns()
         watching = asyncio.create_task(self._watch_limits())
         self.gots += await self.cluster.load(asks, clients=clients)
         await self._end(watching)
@@ -89,19 +94,26 @@ class Run:
                 self.scene.limits_pico(),
                 share_percent=SHARE_PERCENT,
                 window_s=ASK_S,
-                troubled_ns=self.blows.troubled_ns,
+                troubled_ns=[(first, min(last, self.calm_ns)) for first, last in self.blows.troubled_ns],
             )
         )
         assert not refused, refused[:5]
         codes = Counter(refusal.code for refusal in verdict.journal.refusals)
-        calm_ns = max((last for _, last in self.blows.troubled_ns), default=0)
-        judged = sum(1 for one in verdict.journal.refusals if one.at_ns > calm_ns and one.code == "budget_exceeded")
-        print(f"{judged} refusals for want of money after the last blow")
+        judged = sum(one.at_ns > self.calm_ns and one.code == "budget_exceeded" for one in verdict.journal.refusals)
+        print(f"{judged} refusals for want of money in the calm")
         assert judged
         print(f"blows {dict(self.blows.counts)}; state looked at {self.samples} times; refusals {dict(codes)}")
         print(verdict.summary())
         assert self.samples
         await self._correct()
+
+    async def _posted_pico(self) -> int:
+        """Have every node post what it has; return what the ledger says that calls cost. All postings together are zero."""
+        for node in self.cluster.nodes:
+            await node.command("ledger", "post")
+        rows = self.cluster.first.read_state("SELECT account, amount_pico FROM postings")
+        assert sum(int(amount) for _, amount in rows) == 0
+        return sum(int(amount) for account, amount in rows if account == "model_cost")
 
     async def _correct(self) -> None:
         """Correct what was estimated by the provider's figures: then all sums are the provider's."""
@@ -109,12 +121,15 @@ class Run:
         journal = read_journal(*(node.data_dir for node in nodes))
         owed = owed_by_provider(journal, read_provider_logs(nodes[0].provider_logs()), self.scene.prices())
         assert not {key: attempt for key, attempt in journal.attempts.items() if key not in owed}
+        assert await self._posted_pico() == sum(attempt.cost_pico for attempt in journal.attempts.values())
         corrected = sum(correct_from_provider(node.data_dir, owed) for node in nodes)
         after = read_journal(*(node.data_dir for node in nodes))
         assert not after.findings
         assert {key: attempt.owed_pico for key, attempt in after.attempts.items()} == owed
         bills = [await pico_of_bill(node) for node in nodes]
-        assert sum(bills) == sum(owed.values())
+        assert sum(bills) == sum(owed.values()) == await self._posted_pico()
+        proof = json.loads(await nodes[0].command("ledger", "verify", "--json"))
+        assert proof["sound"], proof
         print(f"{corrected} estimates corrected; the bill of all nodes is the provider's: {sum(bills)} pico")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from upeti.gateway.fiber import Fiber
 from upeti.gateway.holds import Holds
 
@@ -45,6 +47,52 @@ def test_the_answer_to_a_recall_says_so_and_leaves_what_is_held() -> None:
     holds.recalled("b")
     assert treasury.returned == [(70, 0, True)]
     assert holds.leases() == {"b": (30, 0)}
+
+
+class Journal:
+    """Says when what is queued is written."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[bool], None]] = []
+
+    def write(self, *, durable: bool = True) -> None:
+        waiting, self.waiting = self.waiting, []
+        for act in waiting:
+            act(durable)
+
+
+def test_nothing_is_given_back_before_the_journal_says_why_it_is_free() -> None:
+    """A worker that is killed in between leaves a journal in which the hold is open: its bound is not anybody else's."""
+    treasury, journal = Treasury(), Journal()
+    holds = Holds(treasury, when_durable=journal.waiting.append)
+    purse = holds.purse("b")
+    holds.granted("b", 100, 0, 100)
+    assert holds.place((purse,), 60)
+    purse.held -= 60  # a call has ended at a cost of 10; its record is queued
+    purse.lease -= 10
+    purse.posted += 10
+    holds.recalled("b")
+    assert treasury.returned == []
+    assert not holds.place((purse,), 1)  # it is not spent here meanwhile
+    assert holds.leases() == {"b": (90, 10)}  # a keeper that asks now is told that it is here
+    journal.write()
+    assert treasury.returned == [(90, 10, True)]
+    assert holds.leases() == {"b": (0, 10)}
+
+
+def test_what_the_journal_cannot_write_is_not_given_back() -> None:
+    treasury, journal = Treasury(), Journal()
+    holds = Holds(treasury, when_durable=journal.waiting.append)
+    holds.granted("b", 100, 0, 100)
+    holds.recalled("b")
+    waiting = Call(holds, 40)
+    holds.granted("b", 0, 0, 100)  # the keeper has nothing; the worker's own may come back
+    holds.recalled("b")
+    journal.write(durable=False)
+    assert treasury.returned == [(0, 0, True), (0, 0, True)]  # who recalled does not wait for it
+    assert waiting.ended == "BudgetExceeded"
+    assert holds.leases() == {"b": (100, 0)}
+    assert holds.place((holds.purse("b"),), 100)
 
 
 class Call:

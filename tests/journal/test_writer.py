@@ -107,6 +107,28 @@ async def test_waiting_with_nothing_queued_does_not_wait(tmp_path: Path) -> None
     await asyncio.wait_for(worker.written(), 1)
 
 
+async def test_what_waits_without_a_fiber_is_told_when_it_is_written(tmp_path: Path) -> None:
+    worker = Worker(tmp_path)
+    told: list[tuple[bool, int]] = []
+
+    def written() -> int:
+        return segment_path(instance_dir(tmp_path, "w0-test"), 0).stat().st_size
+
+    worker.writer.when_durable(lambda durable: told.append((durable, written())))
+    before = written()
+    assert told == [(True, before)]  # nothing was queued
+    worker.writer.append(opened(1))
+    worker.writer.when_durable(lambda durable: told.append((durable, written())))
+    assert len(told) == 1
+    await asyncio.sleep(0.05)
+    assert told[1] == (True, written())
+    assert written() > before
+    worker.writer.append(settled(1))
+    worker.writer.when_durable(lambda durable: told.append((durable, written())))
+    worker.writer.close()
+    assert told[2] == (True, written())
+
+
 async def test_durable_means_synced_before_anyone_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(tmp_path, durable=True)
     let_go, synced = threading.Event(), []

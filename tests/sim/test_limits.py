@@ -16,7 +16,7 @@ S = 10**9
 
 
 def attempt(opened_s: int, settled_s: int | None, bound: int, cost: int = 0, **change: Any) -> Attempt:
-    made = Attempt("w0", opened_s, 0, f"c{opened_s}", "up", "m", ("key:a",), bound, True, "a", "r", opened_s * S)
+    made = Attempt("w0", opened_s, 0, f"c{opened_s}", "up", "m", ("key:a",), bound, True, "a", "f", "r", opened_s * S)
     for name, value in change.items():
         setattr(made, name, value)
     if settled_s is not None:
@@ -27,7 +27,7 @@ def attempt(opened_s: int, settled_s: int | None, bound: int, cost: int = 0, **c
 
 def journal(*attempts: Attempt, refused_s: tuple[int, ...] = (), code: str = "budget_exceeded") -> Journal:
     made = Journal({(one.instance, one.call, one.number): one for one in attempts})
-    made.refusals = [Refusal(at * S, f"refused-{at}", "a", "r", code) for at in refused_s]
+    made.refusals = [Refusal(at * S, f"refused-{at}", "a", "f", "r", code) for at in refused_s]
     return made
 
 
@@ -85,6 +85,11 @@ def test_every_level_must_have_had_enough() -> None:
     levels = {"key:a": 1000, "tenant:t": 15}
     assert not list(judge_refusals(made, levels, share_percent=5, window_s=1))
     assert list(judge_refusals(made, levels | {"tenant:t": 1000}, share_percent=5, window_s=1))
+
+
+def test_a_feature_that_has_a_budget_of_its_own_is_another_matter() -> None:
+    made = journal(attempt(1, 2, 10, 10, budgets=("key:a",), feature="other"), refused_s=(5,))
+    assert refused(made, 1000) == []
 
 
 def test_what_the_provider_bills() -> None:

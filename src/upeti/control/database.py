@@ -8,6 +8,7 @@ locks stop nobody for long.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -123,6 +124,8 @@ def _password(place: str) -> str:
 def _postgresql(url: URL) -> Engine:
     timeouts = f"-c lock_timeout={_BUSY_MS} -c idle_in_transaction_session_timeout={_HANG_MS} -c synchronous_commit=on"
     arguments: dict[str, Any] = {"connect_timeout": _CONNECT_S, "options": timeouts, **_KEEPALIVE}
+    # What it says of connections that are lost, the caller is told by an error.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
     try:
         # A query of one transaction sees one moment, as it does in SQLite; the ping makes good a connection that was
         # lost while nobody used it.

@@ -68,6 +68,7 @@ class Attempt:
     bound_pico: int = 0
     priced: bool = True
     key: str = ""
+    feature: str = ""
     route: str = ""
     opened_ns: int = 0
     settled: list[dict[str, Any]] = field(default_factory=list)
@@ -115,6 +116,7 @@ class Refusal:
     at_ns: int
     call_id: str
     key: str
+    feature: str
     route: str
     code: str
 
@@ -218,7 +220,7 @@ def _take(journal: Journal, late: list[tuple[str, list[Any]]], instance: str, re
     elif tag in ("settled", "recovered"):
         late.append((instance, record))
     elif tag == "refused":
-        journal.refusals.append(Refusal(record[2], record[3], record[6], record[9], record[10]))
+        journal.refusals.append(Refusal(record[2], record[3], *record[6:8], *record[9:11]))
     elif tag == "corrected":
         before = journal.corrections.setdefault(record[1], record)
         if before[3:] != record[3:]:
@@ -240,6 +242,7 @@ def _opened(instance: str, record: list[Any]) -> Attempt:
         record[16],
         priced,
         record[7],
+        record[8],
         record[10],
         record[3],
     )

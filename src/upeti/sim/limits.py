@@ -71,13 +71,14 @@ def judge_refusals(
     """Yield calls that were refused although every budget had their bound and ``share_percent`` of its limit left.
 
     What was left is the least of the last ``window_s`` before the refusal: so long may it take to find out. The bound of a
-    refused call is the dearest of the same key and route. Within ``troubled_ns`` (first, last) refusals are not judged.
+    refused call is the dearest of the same key and route; its budgets are those of the same key and feature. Within
+    ``troubled_ns`` (first, last) refusals are not judged.
     """
     found = exposures(journal)
-    budgets: dict[str, set[str]] = defaultdict(set)
+    budgets: dict[tuple[str, str], set[str]] = defaultdict(set)
     bounds: dict[tuple[str, str], int] = defaultdict(int)
     for attempt in journal.attempts.values():
-        budgets[attempt.key].update(attempt.budgets)
+        budgets[attempt.key, attempt.feature].update(attempt.budgets)
         place = (attempt.key, attempt.route)
         bounds[place] = max(bounds[place], attempt.bound_pico)
     for refusal in journal.refusals:
@@ -87,7 +88,7 @@ def judge_refusals(
         if any(first <= refusal.at_ns <= last for first, last in troubled_ns):
             continue
         spare = []
-        for budget in budgets[refusal.key] & limits_pico.keys():
+        for budget in budgets[refusal.key, refusal.feature] & limits_pico.keys():
             limit = limits_pico[budget]
             most = found[budget].most_pico(refusal.at_ns - int(window_s * 1e9), refusal.at_ns)
             spare.append(limit - most - bounds[place] - limit * share_percent // 100)
