@@ -15,10 +15,12 @@ from support.invoice_side import DEAR, EXAMPLES, PERIOD, PRICE, row
 from upeti.core.errors import ConfigError
 from upeti.money import invoice
 from upeti.money.invoice import Document, Frame, draw_up, entries_of, exact_text, frame_of
+from upeti.money.price import Price
 from upeti.money.rates import Conversion, Rate, Rates
 from upeti.money.sale import Entries, Entry, LineKey, LineKind, difference
 from upeti.money.tax import Tax
-from upeti.money.tenant import Issuer, Tenant, Tenants
+from upeti.money.tenant import Commitment, Issuer, Margin, Tenant, Tenants
+from upeti.money.usage import UsageRow
 
 DAY = datetime.date(2026, 10, 31)
 ISSUER = Issuer(name="i", effective=DAY, legal_name="I", address=("a",), series="UPT")
@@ -176,7 +178,7 @@ def test_what_is_taken_back_is_what_was_printed(frame: Frame, first: Entries, la
     assert rest == {}
 
 
-def drawn(tenant: str, *usage: invoice.UsageRow, text: str = "") -> Document:
+def drawn(tenant: str, *usage: UsageRow, text: str = "") -> Document:
     tenants, known = Tenants.load(EXAMPLES / "tenants.toml"), Rates.load(EXAMPLES / "rates.toml")
     prices = {PRICE.id: PRICE, DEAR.id: DEAR}
     lines, unsold = entries_of(tenants, tenant, PERIOD, usage, prices, known)
@@ -274,3 +276,77 @@ def test_a_missing_rate_is_an_error() -> None:
     lines, _ = entries_of(tenants, "orchard", PERIOD, [row("orchard")], {DEAR.id: DEAR}, known)
     with pytest.raises(ConfigError, match="no rate for JPY"):
         frame_of(tenants, "orchard", PERIOD, lines, known)
+
+
+@st.composite
+def months(draw: st.DrawFn) -> tuple[list[UsageRow], dict[str, Price], str, str, str]:
+    """Draw usage at random prices, a margin, a rate and a tenant's commitment."""
+    meters = ("input", "input_cached", "output", "output_audio")
+    prices = {}
+    for number in range(draw(st.integers(1, 3))):
+        cells = {meter: draw(st.integers(0, 10**8)) for meter in meters}
+        per_call = draw(st.sampled_from([0, 5 * 10**9, 123_456_789_012]))
+        currency = draw(st.sampled_from(["USD", "EUR"]))
+        prices[f"p{number}"] = Price(
+            id=f"p{number}", currency=currency, effective_ns=0, pico=cells, per_call_pico=per_call
+        )
+    usage = []
+    for number in range(draw(st.integers(0, 6))):
+        price = draw(st.sampled_from(sorted(prices)))
+        outcome = draw(st.sampled_from(["posted", "estimated", "corrected", "unpriced", "voided"]))
+        quantities = {meter: draw(st.integers(0, 10**13)) for meter in draw(st.sets(st.sampled_from(meters)))}
+        usage.append(
+            UsageRow(
+                day=datetime.date(2026, 10, draw(st.integers(1, 31))),
+                tenant="t",
+                feature=f"f{number % 2}",
+                model=price,
+                channel="c",
+                price_id=price,
+                outcome=outcome,
+                currency=prices[price].currency,
+                attempts=draw(st.integers(0, 1000)) if outcome != "corrected" else 0,
+                meters=quantities,
+                cost_pico=draw(st.integers(-(10**24), 10**24)) if outcome != "unpriced" else 0,
+            )
+        )
+    margin = draw(st.decimals("-100", "400", places=4))
+    rate = draw(st.decimals("0.000001", "30000", places=6))
+    return usage, prices, f"{margin:f}", f"{rate:f}", str(draw(st.integers(0, 10**9)))
+
+
+@given(month=months(), billing=currencies, payment=currencies)
+def test_from_usage_to_the_total_nothing_is_lost(
+    month: tuple[list[UsageRow], dict[str, Price], str, str, str], billing: str, payment: str
+) -> None:
+    usage, prices, margin, rate, minimum = month
+    tenant = Tenant(
+        name="t",
+        effective=datetime.date(2026, 1, 1),
+        issuer="i",
+        legal_name="T",
+        address=("a",),
+        billing_currency=billing,
+        payment_currency=payment,
+        tax="id-ppn",
+    )
+    began = {"tenant": "t", "effective": datetime.date(2026, 1, 1)}
+    rows = {
+        "issuer": [msgspec.structs.replace(ISSUER, effective=datetime.date(2026, 1, 1))],
+        "tenant": [tenant],
+        "margin": [Margin(**began, percent=margin)],
+        "commitment": [Commitment(**began, currency="USD", minimum=minimum, discount_above="3.5")],
+    }
+    known = Rates("EUR", tuple(rate_of(code, Decimal(rate)) for code in CURRENCIES if code != "EUR"), "", "")
+    tenants = Tenants(rows, "tenants.toml")
+    lines, unsold = entries_of(tenants, "t", PERIOD, usage, prices, known)
+    document = draw_up(frame_of(tenants, "t", PERIOD, lines, known), lines, unsold, "")
+    check(document)
+    factor = 1 + Fraction(margin) / 100
+    for currency in ("USD", "EUR"):
+        billed = [row for row in usage if row.currency == currency and row.outcome not in ("voided", "unpriced")]
+        sold = [
+            entry.pico for key, entry in lines.items() if key.currency == currency and key.kind not in invoice.NO_USAGE
+        ]
+        assert sum(sold) == sum(row.cost_pico for row in billed) * factor
+    assert sum(one.attempts for one in unsold) == sum(row.attempts for row in usage if row.outcome == "unpriced")
