@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from support.invoice_side import DEAR, EXAMPLES, PRICE, row
 from upeti.money.sale import Entries, LineKey, LineKind, Unsold, difference, sell
-from upeti.money.tenant import Tenants
+from upeti.money.tenant import SalePrice, Tenants, Terms
 from upeti.money.usage import UsageRow
 
 DAY = datetime.date(2026, 10, 31)
@@ -79,6 +79,18 @@ def test_own_prices_bill_a_bound_only_when_its_meters_are_known() -> None:
     entries, _ = sold(bound, reported)
     ((key, entry),) = entries.items()
     assert (key.kind, key.meter, entry.pico) == ("correction", "input", 10 * 8_000 * 10**6)
+
+
+def test_a_price_for_each_call_counts_what_reported_meters() -> None:
+    began = {"tenant": "t", "effective": datetime.date(2026, 1, 1)}
+    own = SalePrice(**began, currency="EUR", per_million={"input": "1"}, per_call="0.25")
+    terms = Terms("t", False, [], [own])
+    entries, unsold = sell([row("t", meters={"input": 4}, attempts=5, unmetered=2)], PRICES, terms)
+    assert {key.meter: (entry.quantity, entry.pico) for key, entry in entries.items()} == {
+        "input": (4, 4 * 10**6),
+        "per_call": (3, 3 * 25 * 10**10),
+    }
+    assert not unsold
 
 
 def test_a_correction_of_the_cost_alone_changes_no_own_price() -> None:

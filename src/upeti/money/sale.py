@@ -8,13 +8,12 @@ nothing. What cannot be sold yet is listed, never zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from fractions import Fraction
 
 import msgspec
 
-from upeti.core.amount import PICO_PER_UNIT
 from upeti.core.meters import ALL_METERS
 from upeti.money.price import Price
 from upeti.money.tenant import SalePrice, Terms
@@ -77,26 +76,24 @@ class Unsold(msgspec.Struct, frozen=True):
 
 def sell(rows: Iterable[UsageRow], prices: Mapping[str, Price], terms: Terms) -> tuple[Entries, list[Unsold]]:
     """Sum what ``rows`` sell for into lines. Raises ``ConfigError`` when a row has no terms."""
-    entries: Entries = {}
+    sums = _Sums()
     unsold: dict[tuple[str, str, str], tuple[int, dict[str, int]]] = {}
     for row in rows:
         if row.outcome == "voided":
             continue
         own, factor = terms.of(row.day, row.channel, row.model, row.feature)
         if own is not None:
-            parts, lacking = _at_own_prices(row, own)
+            lacking = sums.at_own_prices(row, own)
         else:
             assert factor is not None
-            parts = list(_at_margin(row, prices.get(row.price_id), factor))
+            sums.at_margin(row, prices.get(row.price_id), factor)
             lacking = "unpriced" if row.outcome == "unpriced" else ""
-        for key, quantity, pico in parts:
-            add(entries, key, quantity, pico)
         if lacking:
             at = (row.feature, row.model, lacking)
             attempts, meters = unsold.get(at, (0, {}))
-            sums = {name: meters.get(name, 0) + row.meters.get(name, 0) for name in (meters | row.meters)}
-            unsold[at] = (attempts + row.attempts, sums)
-    return entries, [Unsold(*at, attempts, meters) for at, (attempts, meters) in sorted(unsold.items())]
+            both = {name: meters.get(name, 0) + row.meters.get(name, 0) for name in (meters | row.meters)}
+            unsold[at] = (attempts + row.attempts, both)
+    return sums.entries(), [Unsold(*at, attempts, meters) for at, (attempts, meters) in sorted(unsold.items())]
 
 
 def add(entries: Entries, key: LineKey, quantity: int, pico: Fraction) -> None:
@@ -121,33 +118,48 @@ def _kind(row: UsageRow) -> LineKind:
     return LineKind.ESTIMATED if row.outcome == "estimated" else LineKind.USAGE
 
 
-_Parts = Iterator[tuple[LineKey, int, Fraction]]
+class _Sums:
+    """Whole numbers by what they are multiplied with, because a month has many rows and few prices."""
 
+    def __init__(self) -> None:
+        self._terms: dict[int, SalePrice | Fraction] = {}  # by identity: the same object for the same row of terms
+        self._sums: dict[tuple[LineKind, str, str, str, int | None, str, int], tuple[int, int]] = {}
 
-def _at_margin(row: UsageRow, price: Price | None, factor: Fraction) -> _Parts:
-    kind = _kind(row)
-    for part in meter_costs(row, price):
-        unit = None if part.unit_pico is None else part.unit_pico * factor
-        key = LineKey(kind, row.feature, row.model, part.meter, unit, row.currency)
-        yield key, part.quantity, part.cost_pico * factor
+    def at_margin(self, row: UsageRow, price: Price | None, factor: Fraction) -> None:
+        self._terms[id(factor)] = factor
+        kind = _kind(row)
+        for part in meter_costs(row, price):
+            key = (kind, row.feature, row.model, part.meter, part.unit_pico, row.currency, id(factor))
+            quantity, pico = self._sums.get(key, (0, 0))
+            self._sums[key] = (quantity + part.quantity, pico + part.cost_pico)
 
+    def at_own_prices(self, row: UsageRow, own: SalePrice) -> str:
+        """Return why a part is not billed yet; "" when there is none."""
+        if not own.per_million.keys() >= {meter for meter, quantity in row.meters.items() if quantity}:
+            return "no_sale_price"
+        self._terms[id(own)] = own
+        kind = _kind(row)
+        counted = {meter: quantity for meter, quantity in row.meters.items() if quantity}
+        metered = row.attempts - row.unmetered
+        if metered > 0 and own.unit(PER_CALL):
+            counted[PER_CALL] = metered
+        for meter, count in counted.items():
+            key = (kind, row.feature, row.model, meter, None, own.currency, id(own))
+            quantity, _ = self._sums.get(key, (0, 0))
+            self._sums[key] = (quantity + count, 0)
+        # An attempt that was posted without meters cost nothing; only a bound, or no price, leaves something to be told.
+        lacking = {"estimated": "bound", "unpriced": "unpriced"}.get(row.outcome, "")
+        return lacking if row.unmetered else ""
 
-def _at_own_prices(row: UsageRow, own: SalePrice) -> tuple[list[tuple[LineKey, int, Fraction]], str]:
-    """Return the parts, and why a rest is not billed: "" when there is none."""
-    units = {meter: own.unit(meter) for meter, quantity in row.meters.items() if quantity}
-    if None in units.values():
-        return [], "no_sale_price"
-    kind = _kind(row)
-    parts = []
-    for meter, unit in units.items():
-        assert unit is not None
-        key = LineKey(kind, row.feature, row.model, meter, unit, own.currency)
-        parts.append((key, row.meters[meter], row.meters[meter] * unit))
-    metered = row.attempts - row.unmetered
-    per_call = Fraction(own.per_call) * PICO_PER_UNIT
-    if per_call and metered > 0:
-        key = LineKey(kind, row.feature, row.model, PER_CALL, per_call, own.currency)
-        parts.append((key, metered, metered * per_call))
-    # An attempt that was posted without meters cost nothing; only a bound, or no price, leaves something to be told.
-    lacking = {"estimated": "bound", "unpriced": "unpriced"}.get(row.outcome, "")
-    return parts, lacking if row.unmetered else ""
+    def entries(self) -> Entries:
+        made: Entries = {}
+        for (kind, feature, model, meter, unit_pico, currency, by), (quantity, pico) in self._sums.items():
+            terms = self._terms[by]
+            if isinstance(terms, SalePrice):
+                unit = terms.unit(meter)
+                amount = quantity * (unit or Fraction(0))
+            else:
+                unit = None if unit_pico is None else unit_pico * terms
+                amount = pico * terms
+            add(made, LineKey(kind, feature, model, meter, unit, currency), quantity, amount)
+        return made

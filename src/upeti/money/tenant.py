@@ -24,8 +24,10 @@ from upeti.core.meters import ALL_METERS
 from upeti.money.currency import decimals_of, is_currency
 from upeti.money.dated_file import CurrencyCode, DatedRow, DecimalText, Text, read_bytes, tables_of
 from upeti.money.tax import NO_TAX, Tax, Taxes
+from upeti.money.usage import PER_CALL
 
 EVERY_TENANT: Final = "*"
+_AT_COST: Final = Fraction(1)
 _UNITS_PER_MILLION: Final = 10**6
 
 Percent = Annotated[str, Meta(pattern=r"^-?[0-9]+(\.[0-9]{1,4})?$")]
@@ -128,7 +130,9 @@ class SalePrice(_Scope, frozen=True, forbid_unknown_fields=True, kw_only=True):
     per_call: Annotated[DecimalText, Meta(description="Price of each call.")] = "0"
 
     def unit(self, meter: str) -> Fraction | None:
-        """Return the exact price of one unit in pico units; None when the meter is not sold."""
+        """Return the exact price of one unit, or of a call, in pico units; None when the meter is not sold."""
+        if meter == PER_CALL:
+            return Fraction(parse_pico(self.per_call))
         text = self.per_million.get(meter)
         return None if text is None else Fraction(parse_pico(text), _UNITS_PER_MILLION)
 
@@ -166,6 +170,7 @@ class Terms:
         self.internal = internal
         self._margins = tuple(margins)
         self._prices = tuple(prices)
+        self._factors: dict[str, Fraction] = {}
         self._found: dict[tuple[datetime.date, str, str, str], tuple[SalePrice | None, Fraction | None]] = {}
 
     def of(
@@ -173,7 +178,7 @@ class Terms:
     ) -> tuple[SalePrice | None, Fraction | None]:
         """Return own prices, or what the cost is multiplied by. Raises ``ConfigError`` when there are no terms."""
         if self.internal:
-            return None, Fraction(1)
+            return None, _AT_COST
         at = (day, channel, model, feature)
         if at not in self._found:
             self._found[at] = self._find(*at)
@@ -187,7 +192,7 @@ class Terms:
         if price is not None and (margin is None or price.rank >= margin.rank):
             return price, None
         if margin is not None:
-            return None, margin.factor
+            return None, self._factors.setdefault(margin.percent, margin.factor)  # one object, however many days
         raise ConfigError(
             f"tenant {self.tenant} has no terms for channel {channel}, model {model}, feature {feature or '(none)'} on "
             f'{day}; add a [[margin]] (percent = "0" sells at cost) or a [[sale_price]] to the tenants file'
