@@ -18,6 +18,7 @@ import pytest
 import typer.main
 
 from support.invoice_side import post, row
+from support.journal_files import DAY_NS, START_NS, JournalFiles, opened, settled
 from support.keeper_side import until
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build, main
@@ -203,6 +204,33 @@ def test_the_month_of_the_invoices_page_runs(
     store.close()
     assert "credited" in printed.out
     assert (tmp_path / "invoice.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_the_close_of_a_month_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A journal of October, posted, verified, closed, charged back: the page's own lines."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "upeti.toml").write_text("")
+    files = JournalFiles(tmp_path / "upeti-data")
+    files.append(opened(1, at_ns=START_NS - DAY_NS), settled(1, at_ns=START_NS - DAY_NS))
+    files.close()
+    page = (ROOT / "docs" / "ledger.md").read_text()
+    how_to = page[page.index("<!-- how-to") : page.index("<!-- /how-to -->")]
+    printed = {}
+    for text in re.findall(r"^```sh\n(.*?)^```", how_to, re.MULTILINE | re.DOTALL):
+        for line in text.splitlines():
+            with pytest.raises(SystemExit) as ended:
+                main(shlex.split(line)[1:])
+            output = capsys.readouterr()
+            assert not ended.value.code, f"{line}: {output.err}"
+            printed[line] = output.out
+    assert "1 segments were posted" in printed["upeti ledger post"]
+    assert "debits and credits are equal" in printed["upeti ledger balance"]
+    assert "1 batches, 1 segments" in printed["upeti ledger verify"]
+    assert "2026-10 is closed with batch 2" in printed["upeti ledger close 2026-10"]
+    assert "0.000001234567" in printed["upeti chargeback --period 2026-10 --by tenant,feature"]
+    assert (tmp_path / "chargeback.parquet").exists()
 
 
 def test_the_how_to_of_a_budget_runs(upeti: UpetiProcess) -> None:

@@ -57,7 +57,7 @@ class Books:
         if tenant is not None:
             query = query.where(table.c.tenant == tenant)
         with self._store.engine.connect() as connection:
-            return _usage_rows(connection.execute(query).tuples().all())
+            return _usage_rows(connection.execute(query).all())
 
     def batches(self) -> list[Batch]:
         """Return every batch with its postings, in order."""
