@@ -47,6 +47,12 @@ def test_azures_silent_fall_back_to_openais_list_is_named_and_not_taken(genai: S
     taken = {offer.cell.model for offer in genai.offers if offer.cell.part == "azure"}
     assert not taken & genai.fallbacks.keys()
     assert "o3-mini" in taken, "what the package says of Azure itself is taken"
+    misled = {
+        (one.cell.model, one.meter, one.above_input_tokens): (one.book, one.source)
+        for one in compare(genai, SHIPPED, DAY).fallbacks
+    }
+    assert misled["gpt-5.6-luna", "input", 0] == ("1", "0.2"), "OpenAI lowered its price, Azure's list does not say so"
+    assert {one.cell.part for one in compare(genai, SHIPPED, DAY).fallbacks} == {"azure"}
 
 
 def test_what_cannot_be_mapped_is_named_with_its_reason(genai: Source, azure: Source) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
+from rich.table import Table
 
 from upeti.cli.output import aligned, cell, console, plain, table
 from upeti.core.amount import decimal_text
@@ -157,6 +158,7 @@ def comparison_json(made: Comparison) -> dict[str, Any]:
         "only_book": [{**at._asdict(), "id": row.price.id} for at, row in made.only_book],
         "unmapped": [{"name": one.name, "why": one.why} for one in made.source.unmapped],
         "fallbacks": made.source.fallbacks,
+        "fallback_differences": [_difference_json(one) for one in made.fallbacks],
     }
 
 
@@ -186,19 +188,7 @@ def show_comparison(made: Comparison, *, everything: bool, book: str = "the book
     """Print every difference; of the rest the counts, or, with ``everything``, the names as well."""
     screen, source = console(), made.source
     if made.differences:
-        heads = ("part", "model", "tier", "zone", "meter")
-        shown = table(
-            [(name, False) for name in heads] + [(plain(book), True), (plain(source.name), True), ("row", False)]
-        )
-        for one in made.differences:
-            meter = one.meter + (f" above {one.above_input_tokens:,}" if one.above_input_tokens else "")
-            shown.add_row(
-                *(cell(text) for text in (*_names(one.cell), meter)),
-                cell(one.book if one.book is not None else "-"),
-                cell(one.source if one.source is not None else "-"),
-                cell(one.row.price.id),
-            )
-        screen.print(shown)
+        screen.print(_table_of(made.differences, book, source.name))
 
     def say(line: str) -> None:
         screen.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -214,6 +204,10 @@ def show_comparison(made: Comparison, *, everything: bool, book: str = "the book
                 f"{count:,} models have no price of their own in {source.name}: it would give {whose}'s in silence, which is "
                 f"not taken{': ' + ', '.join(names) if everything else ''}."
             )
+    if made.fallbacks:
+        count = len({one.cell for one in made.fallbacks})
+        say(f"{count:,} of those are not what {book} has:")
+        screen.print(_table_of(made.fallbacks, book, "another seller's"))
     reasons = Counter(one.why for one in source.unmapped)
     if reasons:
         say(f"{len(source.unmapped):,} entries of {source.name} cannot be mapped:")
@@ -221,6 +215,20 @@ def show_comparison(made: Comparison, *, everything: bool, book: str = "the book
         names = [one.name for one in source.unmapped if one.why == why]
         few = names if everything else names[:2]
         say(f"  {count:>5,}  {plain(why)} ({plain(', '.join(few))}{', …' if len(few) < len(names) else ''})")
+
+
+def _table_of(differences: Sequence[Difference], book: str, other: str) -> Table:
+    heads = [(name, False) for name in ("part", "model", "tier", "zone", "meter")]
+    shown = table([*heads, (plain(book), True), (plain(other), True), ("row", False)])
+    for one in differences:
+        meter = one.meter + (f" above {one.above_input_tokens:,}" if one.above_input_tokens else "")
+        shown.add_row(
+            *(cell(text) for text in (*_names(one.cell), meter)),
+            cell(one.book if one.book is not None else "-"),
+            cell(one.source if one.source is not None else "-"),
+            cell(one.row.price.id),
+        )
+    return shown
 
 
 def _counted(say: Any, what: str, cells: list[Cell], everything: bool) -> None:

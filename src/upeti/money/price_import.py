@@ -61,6 +61,7 @@ class Source(msgspec.Struct, frozen=True):
     offers: list[Offer]
     unmapped: list[Unmapped]
     fallbacks: dict[str, str] = msgspec.field(default_factory=dict)  # model → whose price the source gives instead
+    fallback_offers: list[Offer] = msgspec.field(default_factory=list)  # and which: never taken
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -84,6 +85,7 @@ class Comparison(msgspec.Struct, frozen=True):
     differences: list[Difference]
     only_source: list[Offer]
     only_book: list[tuple[Cell, Row]]
+    fallbacks: list[Difference] = msgspec.field(default_factory=list)  # where another seller's list would mislead
 
 
 def compare(
@@ -93,10 +95,7 @@ def compare(
 
     ``source_day``: on which day the source is asked, if not the same.
     """
-    newest: dict[Cell, Offer] = {}
-    for offer in sorted(source.offers, key=lambda one: one.first_day):
-        if offer.first_day <= (source_day or day):
-            newest[offer.cell] = offer
+    newest = _newest(source.offers, source_day or day)
     held = {cell: row for cell in book.cells() if (row := _own_row(book, cell, day)) is not None}
     agree, differences, only_source = [], [], []
     for cell, offer in sorted(newest.items()):
@@ -108,7 +107,17 @@ def compare(
         else:
             agree.append(offer)
     only_book = [(cell, row) for cell, row in sorted(held.items()) if cell.part in source.parts and cell not in newest]
-    return Comparison(source, day, agree, differences, only_source, only_book)
+    misleading = [
+        one
+        for cell, offer in sorted(_newest(source.fallback_offers, source_day or day).items())
+        if cell in held
+        for one in _differences(offer, held[cell])
+    ]
+    return Comparison(source, day, agree, differences, only_source, only_book, misleading)
+
+
+def _newest(offers: Iterable[Offer], day: datetime.date) -> dict[Cell, Offer]:
+    return {offer.cell: offer for offer in sorted(offers, key=lambda one: one.first_day) if offer.first_day <= day}
 
 
 def _own_row(book: PriceBook, cell: Cell, day: datetime.date) -> Row | None:

@@ -110,7 +110,8 @@ def of_genai(book: PriceBook, read: datetime.date, parts: Iterable[str] = PARTS)
     for part in parts:
         reading.read(part, book)
     offers, unmapped = reading.offers, sorted(set(reading.unmapped))
-    return Source(f"genai-prices {release}", parts, offers, unmapped, reading.fallbacks)
+    name = f"genai-prices {release}"
+    return Source(name, parts, offers, unmapped, reading.fallbacks, reading.fallback_offers)
 
 
 class _Reading:
@@ -118,6 +119,7 @@ class _Reading:
         self.offers: list[Offer] = []
         self.unmapped: list[Unmapped] = []
         self.fallbacks: dict[str, str] = {}
+        self.fallback_offers: list[Offer] = []
         self._providers = providers
         self._release = release
         self._read = read
@@ -129,8 +131,9 @@ class _Reading:
             model = provider.find_model(name)
             if model is not None:
                 named.setdefault(model.id, []).append(name)
-            elif (whose := self._whose(provider, name)) is not None:
-                self.fallbacks[name] = whose
+            elif (other := self._other(provider, name)) is not None:
+                self.fallbacks[name] = other[0]
+                self._fall_back(part, name, *other)
         page = (provider.pricing_urls or ["https://developers.openai.com/api/docs/pricing"])[0]
         source = f"{page}, as stated by genai-prices {self._release}"
         for model in provider.models:
@@ -153,12 +156,22 @@ class _Reading:
             elif name in book.models(part) or not _NO_NAMES.match(name):
                 yield name
 
-    def _whose(self, provider: Any, name: str) -> str | None:
-        """Return the provider whose price the package would give for a model that it has none of here."""
+    def _other(self, provider: Any, name: str) -> tuple[str, Any] | None:
+        """Return the provider whose price the package would give for a model that it has none of here, and the model."""
         if not provider.fallback_model_providers:
             return None
         found = provider.find_model(name, all_providers=self._providers)
-        return next((each.id for each in self._providers if found is not None and found in each.models), None)
+        whose = next((each.id for each in self._providers if found is not None and found in each.models), None)
+        return None if whose is None else (whose, found)
+
+    def _fall_back(self, part: str, name: str, whose: str, model: Any) -> None:
+        """Keep what the package would give, apart from what it says."""
+        offers, unmapped = self.offers, self.unmapped
+        self.offers, self.unmapped = [], []
+        for first_day, prices in _dated_prices(model, [name], self._read):
+            self._offer(part, model, [name], "", first_day, prices, f"{whose}'s list, given in silence")
+        self.fallback_offers += self.offers
+        self.offers, self.unmapped = offers, unmapped
 
     def _model(self, part: str, model: Any, names: list[str], source: str) -> None:
         standard = None
