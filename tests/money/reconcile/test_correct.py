@@ -90,3 +90,51 @@ def test_what_was_not_billed_becomes_nothing() -> None:
 
 def test_days_that_the_report_does_not_cover_stay() -> None:
     assert made_of([line("input", 5)], [estimated(NEXT, bound_pico=10**9), usage(meters={"input": 5})]) == []
+
+
+DAYS = st.integers(0, 2).map(lambda number: DAY + datetime.timedelta(days=number))
+LINES = st.builds(
+    lambda day, count, more, known: line(
+        "input", count, day, cost_pico=count * UNITS["input"] + more, **({} if known else {"quantity": None})
+    ),
+    DAYS,
+    st.integers(0, 10_000),
+    st.integers(-(10**6), 10**9),
+    st.booleans(),
+)
+ROWS = st.one_of(
+    st.builds(lambda day, count: usage(day, meters={"input": count}), DAYS, st.integers(0, 10_000)),
+    st.builds(
+        lambda day, bound_pico, tenant: estimated(day, bound_pico, tenant=tenant),
+        DAYS,
+        st.integers(0, 10**11),
+        st.sampled_from(["acme", "beta", "gamma"]),
+    ),
+)
+
+
+@given(st.lists(LINES, max_size=8), st.lists(ROWS, max_size=8))
+def test_after_corrections_nothing_is_lost_and_nothing_is_left_to_correct(
+    lines: list[ReportLine], rows: list[UsageRow]
+) -> None:
+    before = statement(lines, rows)
+    records = corrections(before.billed, before.sha256, 7, DAY, DAY + datetime.timedelta(days=2))
+    corrected = [
+        estimated(
+            DAY
+            + datetime.timedelta(days=(one.settled_ns // (86_400 * 10**9)) - (DAY - datetime.date(1970, 1, 1)).days),
+            parse_pico(one.now) - parse_pico(one.was),
+            tenant=one.tenant,
+            outcome="corrected",
+            meters=one.meters or {},
+            attempts=0,
+        )
+        for one in records
+    ]
+    after = statement(lines, rows + corrected)
+    assert corrections(after.billed, after.sha256, 7, DAY, DAY + datetime.timedelta(days=2)) == []
+    for currency, total in after.totals.items():
+        first = before.totals[currency]
+        assert total.ours_pico == first.ours_pico + sum(parse_pico(one.now) - parse_pico(one.was) for one in records)
+        assert total.unexplained_pico == first.unexplained_pico
+        assert not {"lost", "aborted"} & {str(kind) for kind in total.parts}, "what is left is of other kinds"

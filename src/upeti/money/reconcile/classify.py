@@ -74,6 +74,11 @@ class _Work:
         self.rest = line.difference_pico
         self.quantified = False  # whether the rest is a quantity at our price
 
+    @property
+    def equal(self) -> bool:
+        """Both sides have the same quantity at the same cost, as almost all lines of a sound month."""
+        return not self.rest and self.line.their_quantity == self.line.our_quantity
+
     def take(self, kind: Kind, pico: int, why: str = "") -> None:
         if pico:
             self.rest -= pico
@@ -109,7 +114,7 @@ class _Group:
                 if nature is not None:
                     unnamed = nature is Kind.UNMAPPED
                     work.take(nature, work.rest, "a meter without a name here" if unnamed else "no call is behind it")
-                elif work.line.meter != ESTIMATED:
+                elif work.line.meter != ESTIMATED and not work.equal:
                     self._by_price(work)
                     self._by_unpriced_quantity(work, self._days[day])
         if nature is not None:
@@ -235,7 +240,7 @@ class _Group:
             work.take(Kind.ROUNDING, other_pico)
         elif cell.theirs.converted_from:
             work.take(Kind.FX, other_pico, f"billed in {cell.theirs.converted_from}, converted at our rate")
-        else:
+        elif other_pico:
             work.take(Kind.PRICE, other_pico, self._prices_text(work))
 
     def _tokens_pico(self, work: _Work) -> int | None:
