@@ -203,3 +203,33 @@ def test_warnings_of_what_would_surprise() -> None:
         "keep it on 127.0.0.1 unless a firewall guards it",
     ]
     assert compiled(CHANNELS + KEY).warnings == ["upeti.toml:1: there is no route: no model is served; add a [[route]]"]
+
+
+def test_a_channels_zone_and_tier_choose_its_prices_and_what_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPETI_TEST_SECRET", "secret")
+    text = """
+[[channel]]
+name = "eu"
+kind = "azure"
+base_url = "https://eu.openai.azure.com"
+api_key = "env:UPETI_TEST_SECRET"
+zone = "data_zone_eu"
+tier = "{tier}"
+
+[[route]]
+name = "m"
+candidate = [{{ channel = "eu", model = "{model}" }}]
+"""
+    rented = compiled(text.format(tier="provisioned", model="gpt-5.4"))
+    (candidate,) = rented.snapshot.routes["m"].candidates
+    found = {price.tier: price.pico["input"] for price in candidate.prices["gpt-5.4"]}
+    assert found == {"": 2_750_000, "batch": 1_375_000, "priority": 5_500_000, "provisioned": 0}
+    assert rented.snapshot.channels["eu"].tier == "provisioned"
+    assert not [warning for warning in rented.warnings if "no price" in warning]
+    flex = compiled(text.format(tier="flex", model="gpt-5.4"))
+    assert any(
+        "has no price at the tier `flex` in the part `azure` of the price book for the zone `data_zone_eu`" in warning
+        for warning in flex.warnings
+    )
+    unknown = compiled(text.format(tier="provisioned", model="gpt-new"))
+    assert any("`gpt-new` of channel `eu` has no price in the part" in warning for warning in unknown.warnings)

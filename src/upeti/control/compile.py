@@ -99,11 +99,11 @@ class _Compilation:
                 workers=self._placement.workers,
             )
         channels = {channel.name: self._channel(place, channel) for place, channel in enumerate(config.channel)}
-        parts = {channel.name: price_place(channel) for channel in config.channel}
+        by_name = {channel.name: channel for channel in config.channel}
         routes = {}
         for place, route in enumerate(config.route):
             views = tuple(
-                self._candidate(f"route[{place}].candidate[{index}]", index, candidate, parts[candidate.channel])
+                self._candidate(f"route[{place}].candidate[{index}]", index, candidate, by_name[candidate.channel])
                 for index, candidate in enumerate(route.candidate)
             )
             routes[route.name] = RouteView(
@@ -190,16 +190,18 @@ class _Compilation:
                 self._warn(path, f"channel `{channel.name}`: {what}", cure)
         return SecretRef(kind, name, sealed)
 
-    def _candidate(self, path: str, index: int, candidate: Candidate, at: tuple[str, str]) -> CandidateView:
-        """``at`` is the channel's part of the price book, and its zone."""
-        part, zone = at
+    def _candidate(self, path: str, index: int, candidate: Candidate, channel: Channel) -> CandidateView:
+        part, zone = price_place(channel)
         model = "" if candidate.model == ANY_MODEL else candidate.model
         prices: dict[str, tuple[Price, ...]] = {
             name: self._book.all_tiers(part, name, zone) for name in ([model] if model else self._book.models(part))
         }
         prices = {name: rows for name, rows in prices.items() if rows}
-        if not any(price.tier == STANDARD for rows in prices.values() for price in rows):
+        priced = {price.tier for rows in prices.values() for price in rows}
+        if not priced >= {STANDARD, channel.tier}:  # what is served at another tier may be served as usual after all
             what = f"`{model or ANY_MODEL}` of channel `{candidate.channel}` has no price"
+            if STANDARD in priced:
+                what += f" at the tier `{channel.tier}`"
             if part:
                 what += f" in the part `{part}` of the price book"
             if zone:
