@@ -3,7 +3,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from support.journal_files import START_NS, JournalFiles, opened, settled
+from support.keeper_side import until
+from support.upeti_process import in_background, upeti_process
 from upeti.cli.ledger import ledger_app
 from upeti.control.places import STATE_FILE, Places
 from upeti.core.events import Outcome
@@ -105,3 +110,44 @@ def test_beside_a_keeper_only_what_is_closed_is_posted(tmp_path: Path) -> None:
     assert run_json(tmp_path, "post") == {"segments": 0}
     files.close()
     assert run_json(tmp_path, "post") == {"segments": 1}
+
+
+def test_from_real_calls_to_sound_books(tmp_path: Path) -> None:
+    """A gateway whose worker is killed within a call: what it left is posted at its bound, and everything adds up."""
+    with upeti_process(tmp_path) as upeti:
+        upeti.start()
+        for _ in range(3):
+            assert upeti.call()[0] == 200
+
+        def cut_off() -> None:
+            with suppress(OSError):
+                upeti.call("m-slow30000")
+
+        in_background(cut_off)
+        until(
+            lambda: b"m-slow" in b"".join(path.read_bytes() for path in upeti.data_dir.rglob("w*/*.upj")),
+            what="the call",
+        )
+        for pid in upeti.pids("gateway.worker"):
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: any(upeti.data_dir.glob("journal/keeper-*/*.upj")), what="the recovery")
+        upeti.stop()
+
+    def say(*arguments: str) -> Any:
+        ran = upeti.command(*arguments, "--json")
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return json.loads(ran.stdout)
+
+    say("ledger", "post")
+    audit = say("ledger", "verify")
+    assert (audit["sound"], audit["unchecked"]) == (True, {})
+    (billed,) = say("bill", "--by", "tenant")["lines"]
+    (charged,) = say("chargeback", "--by", "tenant")["lines"]
+    assert {name: charged[name] for name in ("cost", "attempts", "estimated")} == {
+        name: billed[name] for name in ("cost", "attempts", "estimated")
+    }
+    assert charged["attempts"] == 4
+    assert charged["estimated"] != "0"
+    lines = {line["account"]: line["balance"] for line in say("ledger", "balance")["lines"]}
+    assert lines["model_cost"] == charged["cost"]
+    assert lines["provider_estimated"] == f"-{charged['estimated']}"

@@ -20,8 +20,8 @@ LATER_NS = DECEMBER_NS + DAY_NS
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path)
+def store(tmp_path: Path, state_url: str) -> Iterator[Store]:
+    made = Store(tmp_path, url=state_url)
     yield made
     made.close()
 

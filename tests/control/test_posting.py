@@ -28,8 +28,8 @@ STEEP = Price("steep", "USD", 0, {"input": 3, "output": 5}, (Cliff(150, {"input"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path)
+def store(tmp_path: Path, state_url: str) -> Iterator[Store]:
+    made = Store(tmp_path, url=state_url)
     yield made
     made.close()
 
@@ -77,13 +77,13 @@ def test_a_segment_is_a_batch_that_names_it(tmp_path: Path, store: Store) -> Non
     }
 
 
-def test_what_is_posted_is_posted_once(tmp_path: Path, store: Store) -> None:
+def test_what_is_posted_is_posted_once(tmp_path: Path, store: Store, state_url: str) -> None:
     files = JournalFiles(tmp_path)
     files.append(opened(1), settled(1))
     files.rotate()
     files.append(opened(2), settled(2))
     files.close()
-    posters = [threading.Thread(target=post, args=(Store(tmp_path),)) for _ in range(2)]
+    posters = [threading.Thread(target=post, args=(Store(tmp_path, url=state_url),)) for _ in range(2)]
     first, second = Poster(store, "here"), Poster(store, "here")  # neither knows of the other
     project_closed_segments(tmp_path, sink=first)
     project_closed_segments(tmp_path, sink=second)
