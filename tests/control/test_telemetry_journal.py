@@ -103,6 +103,17 @@ def test_a_damaged_journal_is_left_and_the_others_go_on(tmp_path: Path) -> None:
     assert list(reader.damaged) == ["a"]
 
 
+def test_a_missing_segment_is_damage(tmp_path: Path) -> None:
+    files = JournalFiles(tmp_path)
+    for call in (1, 2, 3):
+        files.append(opened(call), settled(call))
+        files.rotate()
+    sorted(files.directory.iterdir())[1].unlink()
+    reader = JournalsReader(tmp_path, {})
+    assert calls(reader) == []
+    assert "segment 1 is missing" in reader.damaged["w0-0001"]
+
+
 def test_a_torn_tail_is_waited_for(tmp_path: Path) -> None:
     files = JournalFiles(tmp_path)
     files.append(opened(1), settled(1))

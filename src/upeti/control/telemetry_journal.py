@@ -23,7 +23,7 @@ from upeti.core.events import (
     SegmentClosed,
     SegmentOpened,
 )
-from upeti.journal.blocks import GENESIS
+from upeti.journal.blocks import GENESIS, segment_number
 from upeti.journal.reader import AttemptName, SegmentScan, digest_before, instances, segments
 
 
@@ -55,6 +55,9 @@ class InstanceReader:
         paths = segments(self.directory)
         if len(paths) <= self.position.segment:
             return
+        for index, path in enumerate(paths[self.position.segment :], self.position.segment):
+            if segment_number(path) != index:
+                raise JournalError(f"{self.directory.name}: segment {index} is missing; restore it from a copy")
         if self._digest is None:
             self._catch_up(paths)
         assert self._digest is not None
