@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from support.invoice_side import EXAMPLES, PERIOD, close, invoicing, post, row
@@ -28,6 +29,7 @@ from upeti.core.errors import ConfigError
 from upeti.money.ledger import Account, BatchKind, balances, digest_of, totals
 from upeti.money.rates import Rates
 from upeti.money.receivable import InvoiceError, State
+from upeti.money.tenant import Tenants
 
 OpenStore = Callable[[], Store]
 ROOT = Path(__file__).parents[2]
@@ -88,6 +90,36 @@ def test_a_failed_issue_leaves_no_gap(store: Store) -> None:
         fail_after_the_number_is_taken()
     assert made.issue("orchard", PERIOD).number == "UPT-2026-000001"
     assert made.issue("feed", PERIOD).number == "UPT-2026-000002"
+
+
+def test_a_series_is_of_one_issuer_and_one_year_in_its_time_zone(store: Store, tmp_path: Path) -> None:
+    text = (EXAMPLES / "tenants.toml").read_text()
+    issuer = text[text.index("[[issuer]]") : text.index("# A customer in")]
+    other = issuer.replace('"contoh-awan"', '"other"', 1).replace('"UPT"', '"OTH"').replace("Asia/Jakarta", "UTC")
+    orchard = text.index('name = "orchard"')
+    text = text[:orchard] + text[orchard:].replace('issuer = "contoh-awan"', 'issuer = "other"', 1) + other
+    tenants = tmp_path / "tenants.toml"
+    tenants.write_text(text)
+    new_year_in_jakarta = int(datetime.datetime(2026, 12, 31, 17, 0, 1, tzinfo=datetime.UTC).timestamp()) * 10**9
+    made = Invoicing(store, Tenants.load(tenants), Rates.load(EXAMPLES / "rates.toml"), lambda: new_year_in_jakarta)
+    kept = made.issue("warung", PERIOD)
+    assert (kept.number, kept.document.issue_date) == ("UPT-2027-000001", "2027-01-01")
+    kept = made.issue("orchard", PERIOD)
+    assert (kept.number, kept.document.issue_date) == ("OTH-2026-000001", "2026-12-31")
+    assert made.issue("feed", PERIOD).number == "UPT-2027-000002"
+
+
+def test_the_state_itself_refuses_a_second_first_invoice(store: Store) -> None:
+    kept = invoicing(store).issue("warung", PERIOD)
+
+    def again() -> None:
+        with store.writing() as connection:
+            found = connection.execute(select(tables.invoices)).mappings().one()
+            connection.execute(insert(tables.invoices).values({**found, "number": "UPT-2026-000099"}))
+
+    with pytest.raises(IntegrityError):
+        again()
+    assert [one.number for one in invoicing(store).all()] == [kept.number]
 
 
 def test_a_kept_document_does_not_follow_the_files(store: Store, tmp_path: Path) -> None:
