@@ -238,7 +238,8 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="The account's name on the provider's bill, for `upeti reconcile`: an Azure subscription's id or a "
-            "resource's name, an OpenAI project's or API key's id, an Anthropic workspace's or API key's id."
+            "resource's name, an OpenAI project's or API key's id, an Anthropic workspace's or API key's id (`default` for the "
+            "default workspace)."
         ),
     ] = ""
     ca_file: Annotated[

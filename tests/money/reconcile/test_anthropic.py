@@ -85,3 +85,16 @@ def test_another_zone_is_the_same_moment(tmp_path: Path) -> None:
     (tmp_path / "changed.json").write_text(json.dumps(page))
     _, lines = read(tmp_path / "changed.json")
     assert lines[0].day == datetime.date(2026, 11, 1)
+
+
+def test_the_default_workspace_has_a_name_beside_others(tmp_path: Path) -> None:
+    page = json.loads(COSTS.read_text())
+    page["data"][0]["results"][1]["workspace_id"] = None
+    (tmp_path / "changed.json").write_text(json.dumps(page))
+    _, lines = read(tmp_path / "changed.json")
+    assert [one.accounts for one in lines[:2]] == [("wrkspc_demo",), ("default",)]
+    for bucket in page["data"]:
+        for result in bucket["results"]:
+            result["workspace_id"] = None
+    (tmp_path / "changed.json").write_text(json.dumps(page))
+    assert {one.accounts for one in read(tmp_path / "changed.json")[1]} == {()}, "not grouped, as far as can be seen"

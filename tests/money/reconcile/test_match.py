@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from money.reconcile.planted import DAY, UNITS, billed, line, parts, statement, usage
+from money.reconcile.planted import DAY, UNITS, billed, line, other, parts, statement, usage
 from upeti.money.reconcile.lines import Nature
 from upeti.money.reconcile.match import Channels, MatchError, OurCapacity, same_models
 
@@ -106,6 +106,14 @@ def test_a_foreign_currency_without_rates_is_an_error() -> None:
 def test_counts_without_a_model_are_an_error() -> None:
     with pytest.raises(MatchError, match="group_by=model"):
         statement([line("input", 1_000, model="", meter="", cost_pico=None)], [usage()])
+
+
+def test_a_line_of_nobodys_account_is_an_error_where_several_may_own_it() -> None:
+    channels = Channels(accounts={"a": "one", "b": "two"})
+    with pytest.raises(MatchError, match="does not say whose account"):
+        statement([line("input", 1)], [], channels=channels)
+    made = statement([other(Nature.TAX, "VAT", 7)], [], channels=channels)
+    assert parts(made) == {"tax": 7}, "a tax is the whole company's"
 
 
 def test_days_outside_are_noted_and_left_out() -> None:

@@ -38,6 +38,7 @@ _TIERS: Final = {
 _CONTEXTS: Final = {"": "", "0-200k": "short", "200k-1M": "long"}
 _COST_FIELDS: Final = known_fields("anthropic_cost")
 _USAGE_FIELDS: Final = known_fields("anthropic_usage")
+DEFAULT_WORKSPACE: Final = "default"  # the API names it null, also when it groups by workspace
 _DAY: Final = datetime.timedelta(days=1)
 
 
@@ -69,6 +70,7 @@ def read(pages: Sequence[tuple[str, Any]]) -> Report:
         raise ReportError(
             f"{names}: has_more is true on every page; fetch the others with page=next_page, and give all files"
         )
+    report.by_account = any(result.get("workspace_id") for result in results)
     report.lines = _lines(pages, report)
     return report
 
@@ -109,7 +111,8 @@ def _common(result: Mapping[str, Any], day: datetime.date, place: str, report: R
         if value not in known:
             report.note(f"{what} {value!r} is not one that is documented; it is compared under its own name")
     geo = str(result.get("inference_geo") or "")
-    accounts = (result.get("workspace_id"), result.get("api_key_id"))
+    workspace = result.get("workspace_id") or (DEFAULT_WORKSPACE if report.by_account else None)
+    accounts = (workspace, result.get("api_key_id"))
     return {
         "place": place,
         "day": day,

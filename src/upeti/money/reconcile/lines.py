@@ -71,6 +71,7 @@ class Report(msgspec.Struct, kw_only=True):
     format: str  # what the file is, in words
     lines: Iterator[ReportLine]
     tells: frozenset[str]  # of "tier", "context": what its lines are split by beside day, account, model and meter
+    by_account: bool = False  # whether a line without an account can be told from one of an account
     notes: dict[str, int] = msgspec.field(default_factory=dict)  # text → how many lines it is about
     first_day: datetime.date | None = None  # what the report covers, once it is read
     last_day: datetime.date | None = None

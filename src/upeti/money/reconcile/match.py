@@ -194,13 +194,21 @@ class LineKey(msgspec.Struct, frozen=True):
 def collect(
     report: Report, channels: Channels, first_day: datetime.date | None, last_day: datetime.date | None
 ) -> dict[LineKey, Theirs]:
-    """Read the whole report into sums; only the sums are kept, so that a file may be larger than memory."""
+    """Read the whole report into sums; only the sums are kept, so that a file may be larger than memory.
+
+    Raises ``ReportError``, ``MatchError`` for a line that may be of several channels.
+    """
     sums: dict[LineKey, Theirs] = {}
     for line in report.lines:
         if (first_day is not None and line.day < first_day) or (last_day is not None and line.day > last_day):
             report.note("lines of other days than asked for")
             continue
         channel = channels.of(line)
+        if not channel and not line.accounts and not line.call and line.nature is Nature.USAGE:
+            raise MatchError(
+                f"{line.place} does not say whose account it is: ask for the report by account (OpenAI: group_by=project_id, "
+                "Anthropic: group_by[]=workspace_id), or say whose all of it is with --channel"
+            )
         key = LineKey(
             line.currency,
             channel,
