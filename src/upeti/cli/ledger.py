@@ -195,6 +195,9 @@ def _show_audit(result: BookAudit) -> None:
     for node, count in sorted(result.unchecked.items()):
         text = f"{count:,} segments of the node {plain(node)} are not checked here: run this there, too."
         screen.print(text, markup=False, highlight=False)
+    for reference, count in sorted(result.simulated.items()):
+        text = f"{plain(reference)}: {count:,} batches of usage that never was; no journal stands behind them."
+        screen.print(text, style="yellow", markup=False, highlight=False)
     checked = f"{result.batches:,} batches, {result.segments:,} segments, {result.invoices:,} invoices checked"
     screen.print(f"{checked}; the last hash is {result.last_hash}.", markup=False, highlight=False, soft_wrap=True)
     screen.print("The books are sound." if result.sound else "The books are damaged.", style="bold")

@@ -70,6 +70,7 @@ def _month(directory: Path, seed: int, month: str, samples: int) -> dict[str, An
     from upeti.control import config_file
     from upeti.control.books import Books
     from upeti.control.store import Store
+    from upeti.money.ledger import SIMULATION
     from upeti.sim.month import hours_of, rate_of, read_mix, usage_of
 
     began = time.perf_counter()
@@ -103,7 +104,7 @@ def _month(directory: Path, seed: int, month: str, samples: int) -> dict[str, An
         }
     books = Books(Store(Path(config.data_dir)))
     books.keep_prices(_prices_of(rows, lanes), _start_ns(min(row.day for row in rows)))
-    batches = _post(books, rows, f"simulation, seed {seed}")
+    batches = _post(books, rows, f"{SIMULATION}seed {seed}")
     return {
         "directory": str(directory),
         "month": month,
@@ -146,6 +147,7 @@ def _prices_of(rows: Iterable[UsageRow], lanes: dict[str, list[Lane]]) -> list[A
 
 def _post(books: Any, rows: Iterable[UsageRow], reference: str) -> int:
     """Append one batch per day, as a keeper would have; return how many."""
+    from upeti.control.posting import postings_of
     from upeti.money.ledger import Batch, BatchKind
 
     by_day: dict[datetime.date, list[UsageRow]] = {}
@@ -158,30 +160,10 @@ def _post(books: Any, rows: Iterable[UsageRow], reference: str) -> int:
             at_ns=_start_ns(day) + _DAY_NS,
             period=f"{day:%Y-%m}",
             reference=reference,
-            postings=tuple(_postings(of_day)),
+            postings=postings_of(of_day),
         )
         books.append(batch, of_day)
     return len(by_day)
-
-
-def _postings(rows: Iterable[UsageRow]) -> list[Any]:
-    from upeti.money.ledger import Account, Posting
-
-    sums: dict[tuple[datetime.date, str, str, str, bool], int] = {}
-    for row in rows:
-        key = (row.day, row.tenant, row.channel, row.currency, row.outcome == "estimated")
-        sums[key] = sums.get(key, 0) + row.cost_pico
-    postings = []
-    for (day, tenant, channel, currency, estimated), pico in sums.items():
-        owed = Account.PROVIDER_ESTIMATED if estimated else Account.PROVIDER_PAYABLE
-        for account, amount in ((Account.MODEL_COST, pico), (owed, -pico)):
-            if amount:
-                postings.append(
-                    Posting(
-                        account=account, amount_pico=amount, currency=currency, day=day, tenant=tenant, channel=channel
-                    )
-                )
-    return postings
 
 
 def _start_ns(day: datetime.date) -> int:

@@ -27,7 +27,7 @@ from upeti.journal.event_columns import SegmentRows
 from upeti.journal.events_store import events_path, file_sums
 from upeti.journal.reader import digest_before, segments
 from upeti.journal.usage_fold import UsageFold
-from upeti.money.ledger import GENESIS, Account, Batch, BatchKind, Posting, digest_of, totals
+from upeti.money.ledger import GENESIS, SIMULATION, Account, Batch, BatchKind, Posting, digest_of, totals
 from upeti.money.usage import UsageRow
 
 _BATCH_ROWS: Final = 10_000
@@ -53,6 +53,7 @@ class BookAudit(msgspec.Struct):
     batches: int = 0
     segments: int = 0  # of this node, read and folded again
     unchecked: dict[str, int] = msgspec.field(default_factory=dict)  # other node → its segments, not checked here
+    simulated: dict[str, int] = msgspec.field(default_factory=dict)  # reference → batches that no journal stands behind
     invoices: int = 0
     last_hash: str = GENESIS  # note it elsewhere, and nobody can rewrite the past
     findings: list[BookFinding] = msgspec.field(default_factory=list)
@@ -119,6 +120,9 @@ def _check_segments(store: Store, node: str, batches: list[Batch], result: BookA
     for batch in batches:
         if batch.kind is not BatchKind.USAGE:
             continue
+        if not batch.instance:
+            _note_simulated(batch, result)
+            continue
         name = (batch.instance, batch.segment)
         where = f"batch {batch.number}, {batch.instance}/{batch.segment:08d}.upj"
         if name in seen:
@@ -140,6 +144,15 @@ def _check_segments(store: Store, node: str, batches: list[Batch], result: BookA
         add_usage(folded, usage)
         result.segments += 1
     return folded
+
+
+def _note_simulated(batch: Batch, result: BookAudit) -> None:
+    """Usage without a journal is a simulation that says so, or not to be believed."""
+    if batch.reference.startswith(SIMULATION):
+        result.simulated[batch.reference] = result.simulated.get(batch.reference, 0) + 1
+    else:
+        text = f"it posts usage and names no segment of a journal: {_RESTORE_STATE}"
+        result.find("no journal", f"batch {batch.number}", text)
 
 
 def _check_segment(data_dir: Path, batch: Batch, fold: UsageFold, where: str, result: BookAudit) -> None:
@@ -228,7 +241,7 @@ def _check_events(data_dir: Path, node: str, batches: list[Batch], result: BookA
     """The Parquet files of posted segments have the same sums; one that is not there is made again."""
     files: dict[Path, Batch] = {}
     for batch in batches:
-        if batch.kind is BatchKind.USAGE and batch.node == node:
+        if batch.kind is BatchKind.USAGE and batch.node == node and batch.instance:
             path = events_path(data_dir, batch.instance, batch.segment)
             if path.exists():
                 files[path] = batch

@@ -86,8 +86,14 @@ def _one_month(report: Report, drawn: dict[str, Ranking]) -> Any:
         colours[-1] = _GREY  # many small ones are no large one
     axes.barh(places, values, color=colours, height=0.68)
     for place, (_, part) in enumerate(bars):
-        label = axes.text(values[place], place, f" {percent_text(part, 1)}", va="center", ha="left")
-        label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})  # the line at 10 % is behind it
+        axes.annotate(
+            percent_text(part, 1),
+            (values[place], place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},  # the line at 10 % is behind it
+        )
     axes.set_yticks(list(places), [name for name, _ in bars])
     axes.set_ylim(max(len(bars), 3) - 0.4, -0.6)
     axes.set_xlim(0, max(*values, 10) * 1.14)

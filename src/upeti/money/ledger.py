@@ -19,6 +19,7 @@ import msgspec
 from upeti.core.amount import decimal_text
 
 GENESIS: Final = "0" * 64  # what the first batch is chained to
+SIMULATION: Final = "simulation, "  # begins the reference of a batch of usage that no journal stands behind
 
 
 class LedgerError(ValueError):
