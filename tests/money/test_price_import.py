@@ -131,6 +131,15 @@ def test_every_offer_survives_being_written(
                 assert (row.price.pico, row.price.cliffs, row.facts) == (offer.pico, offer.cliffs, offer.facts)
 
 
+def test_any_provider_of_the_package_can_be_asked_for() -> None:
+    deepseek = of_genai(SHIPPED, DAY, ["deepseek"])
+    assert {offer.cell.part for offer in deepseek.offers} == {"deepseek"}
+    why = {one.name: one.why for one in deepseek.unmapped}
+    assert why["deepseek: deepseek-chat"] == "its price depends on the hour of the day", "one of them would be a guess"
+    with pytest.raises(ConfigError, match="no provider nobody; it has"):
+        of_genai(SHIPPED, DAY, ["nobody"])
+
+
 def test_without_the_package_the_cure_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ImportError(name)

@@ -25,7 +25,11 @@ from upeti.money.price_book import ANY_MODEL, Cell, ModelFacts, PriceBook
 from upeti.money.price_import import Offer, PerMillion, Source, Unmapped, pico_of
 from upeti.wire.tiers import BATCH, FAST, FLEX, PRIORITY
 
-PARTS: Final = ("openai", "anthropic", "azure")
+PARTS: Final = (
+    "openai",
+    "anthropic",
+    "azure",
+)  # of the shipped book; any other provider of the package can be asked for
 
 _METER_OF: Final = {
     "input_mtok": m.INPUT,
@@ -107,7 +111,10 @@ def of_genai(book: PriceBook, read: datetime.date, parts: Iterable[str] = PARTS)
         raise ConfigError("genai-prices is not installed; `pip install 'upeti[prices]'`") from None
     reading = _Reading(providers, release, read)
     parts = tuple(parts)
+    known = sorted(each.id for each in providers)
     for part in parts:
+        if part not in known:
+            raise ConfigError(f"genai-prices has no provider {part}; it has {', '.join(known)}")
         reading.read(part, book)
     offers, unmapped = reading.offers, sorted(set(reading.unmapped))
     name = f"genai-prices {release}"
@@ -134,13 +141,15 @@ class _Reading:
             elif (other := self._other(provider, name)) is not None:
                 self.fallbacks[name] = other[0]
                 self._fall_back(part, name, *other)
-        page = (provider.pricing_urls or ["https://developers.openai.com/api/docs/pricing"])[0]
+        page = (
+            provider.pricing_urls or ["https://developers.openai.com/api/docs/pricing" if part == "openai" else part]
+        )[0]
         source = f"{page}, as stated by genai-prices {self._release}"
         for model in provider.models:
             names = named.get(model.id)
             if names is not None:
                 self._model(part, model, names, source)
-            elif not any(re.match(rule, model.id) for rule in _LEFT_OUT[part]):
+            elif not any(re.match(rule, model.id) for rule in _LEFT_OUT.get(part, {})):
                 self.unmapped.append(
                     Unmapped("no exact name: the package matches it by a pattern", f"{part}: {model.id}")
                 )
@@ -150,7 +159,7 @@ class _Reading:
         for model in provider.models:
             names.update(dict.fromkeys(_equal_names(model.match)))
         for name in names:
-            reason = next((why for rule, why in _LEFT_OUT[part].items() if re.match(rule, name)), "")
+            reason = next((why for rule, why in _LEFT_OUT.get(part, {}).items() if re.match(rule, name)), "")
             if reason:
                 self.unmapped.append(Unmapped(reason, f"{part}: {name}"))
             elif name in book.models(part) or not _NO_NAMES.match(name):
@@ -174,6 +183,9 @@ class _Reading:
         self.offers, self.unmapped = offers, unmapped
 
     def _model(self, part: str, model: Any, names: list[str], source: str) -> None:
+        if any(hasattr(one.constraint, "start_time") for one in _conditions(model)):
+            self.unmapped.append(Unmapped("its price depends on the hour of the day", f"{part}: {model.id}"))
+            return
         standard = None
         for first_day, prices in _dated_prices(model, names, self._read):
             standard = self._offer(part, model, names, "", first_day, prices, source)
@@ -199,7 +211,7 @@ class _Reading:
             self.unmapped.append(Unmapped(f"no meter here counts {lack}", label))
             return first_day
         remark = ""
-        if shares_cache_writes(names[0], cells):
+        if part in PARTS and shares_cache_writes(names[0], cells):
             remark = FREE_CACHE_WRITES_REMARK
             for each in (cells, *cliffs.values()):
                 each[m.INPUT_CACHE_WRITE] = each[m.INPUT]
@@ -239,6 +251,11 @@ def _equal_names(match: Any) -> Iterator[str]:
         yield from _equal_names(clause)
 
 
+def _conditions(model: Any) -> list[Any]:
+    prices = model.prices if isinstance(model.prices, list) else []
+    return [*prices, *(model.price_variants or ())]
+
+
 def _dated_prices(model: Any, names: list[str], read: datetime.date) -> Iterator[tuple[datetime.date, Any]]:
     conditional = model.prices
     if not isinstance(conditional, list):
@@ -266,7 +283,7 @@ def _first_day_of(names: list[str]) -> datetime.date | None:
 
 def _cells_of(part: str, prices: Any) -> tuple[dict[str, Decimal], dict[int, dict[str, Decimal]], str]:
     """Return prices per million units, those past each cliff, and the name of what has no meter."""
-    meter_of = _METER_OF | _CACHE_WRITE_METER_OF[part]
+    meter_of = _METER_OF | _CACHE_WRITE_METER_OF.get(part, _CACHE_WRITE_METER_OF["openai"])
     cells: dict[str, Decimal] = {}
     cliffs: dict[int, dict[str, Decimal]] = {}
     for key, price in vars(prices).items():
