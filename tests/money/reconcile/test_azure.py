@@ -104,6 +104,8 @@ def changed(tmp_path: Path, old: str, new: str) -> Path:
         ("0.805", "0,805", "56 fields under 55 columns"),
         ("0.805", "n/a", "'n/a' is not a number"),
         ("0.805", "NaN", "not a finite number"),
+        (",0.805,", ",,", "'' is not a number"),
+        (",USD,", ",,", "an amount without a currency"),
     ],
 )
 def test_a_shape_that_changed_is_said(tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -210,7 +210,7 @@ class _Reader:
         if nature is not Nature.USAGE and nature is not Nature.TAX and not self._of_models(row):
             self._report.note("lines of other services, not compared")
             return None
-        cost_pico, error_pico = self._report.amount(row[at["cost"]] or "0", place)
+        cost_pico, error_pico = self._report.amount(row[at["cost"]], place)
         name = row[at["meter"]]
         line = ReportLine(
             place=place,
@@ -220,9 +220,15 @@ class _Reader:
             name=name,
             cost_pico=cost_pico,
             cost_error_pico=error_pico,
-            currency=row[self._currency_at].upper() or "USD",
+            currency=self._currency(row, place),
         )
         return self._metered(line, row) if nature is Nature.USAGE else line
+
+    def _currency(self, row: Sequence[str], place: str) -> str:
+        text = row[self._currency_at].strip().upper()
+        if not text:
+            raise ReportError(f"{place}: an amount without a currency; export the report again with all columns")
+        return text
 
     def _metered(self, line: ReportLine, row: Sequence[str]) -> ReportLine:
         found = meter_named(line.name, self._value(row, "product"))

@@ -138,7 +138,7 @@ def _unknown_fields(result: Mapping[str, Any], known: frozenset[str], report: Re
 def _cost(result: Mapping[str, Any], day: datetime.date, place: str, report: Report) -> ReportLine:
     _unknown_fields(result, _COST_FIELDS, report)
     amount = result.get("amount")
-    if not isinstance(amount, dict) or "value" not in amount:
+    if not isinstance(amount, dict) or "value" not in amount or not amount.get("currency"):
         raise ReportError(f"{place}: a cost has an amount with value and currency")
     cost_pico, error_pico = report.amount(amount["value"], place)
     item = result.get("line_item") or ""
@@ -157,7 +157,7 @@ def _cost(result: Mapping[str, Any], day: datetime.date, place: str, report: Rep
         quantity=quantity,
         cost_pico=cost_pico,
         cost_error_pico=error_pico,
-        currency=str(amount.get("currency", "usd")).upper(),
+        currency=str(amount["currency"]).upper(),
     )
 
 
