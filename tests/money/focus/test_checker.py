@@ -241,6 +241,14 @@ def test_units_as_focus_writes_them(unit: str) -> None:
     assert found(COST, USAGE | {"ConsumedUnit": unit}) == []
 
 
+@pytest.mark.parametrize(
+    ("code", "sound"), [("IDR", True), ("KWD", True), ("QQQ", False), ("Rp", False), ("usd", False)]
+)
+def test_national_currencies_are_codes_and_a_virtual_one_may_price(code: str, sound: bool) -> None:
+    assert ("format.currency" not in found(COST, USAGE | {"BillingCurrency": code})) is sound
+    assert found(COST, USAGE | {"PricingCurrency": "Provider Credits"}) == []
+
+
 def test_keys_of_price_details_are_defined_or_prefixed() -> None:
     assert found(COST, USAGE | {"SkuPriceDetails": '{"GpuCount": 8, "x_Model": "m"}'}) == []
     assert found(COST, USAGE | {"SkuPriceDetails": '{"Model": "m"}'}) == ["format.key_value"]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from upeti.money.currency import is_currency
 from upeti.money.focus.columns import (
     COLUMNS,
     FOCUS_VERSION,
@@ -206,9 +207,7 @@ class Checker:
             wrong = "format.decimal"
         elif column.kind is Kind.DATETIME and moment_of(text) is None:
             wrong = "format.datetime"
-        elif column.kind is Kind.CURRENCY and not (
-            len(text) == 3 and text.isascii() and text.isalpha() and text.isupper()
-        ):
+        elif column.kind is Kind.CURRENCY and not is_currency(text):
             wrong = "format.currency"
         elif column.kind is Kind.UNIT and not UNIT.fullmatch(text):
             self._find(VALUE_RULES["format.unit"], column.name, text, "is no unit as FOCUS writes them")

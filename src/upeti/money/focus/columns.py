@@ -26,7 +26,7 @@ class Kind(StrEnum):
     STRING = "string"
     DECIMAL = "decimal"
     DATETIME = "date/time"
-    CURRENCY = "currency"  # ISO 4217
+    CURRENCY = "currency"  # a national one, as ISO 4217 has it
     UNIT = "unit"
     KEY_VALUE = "key-value"  # a JSON object of plain values
     JSON = "json"  # a JSON object, nested as it likes
@@ -210,7 +210,7 @@ COST_AND_USAGE: Final = (
         "`Standard` where there is a price",
         ("Standard", "Dynamic", "Committed", "Other"),
     ),
-    Column("PricingCurrency", _C, _O, False, "1.2", "as BillingCurrency"),
+    Column("PricingCurrency", _S, _O, False, "1.2", "as BillingCurrency"),
     Column("PricingCurrencyContractedUnitPrice", _D, _O, True, "1.2", "as ContractedUnitPrice"),
     Column("PricingCurrencyEffectiveCost", _D, _O, False, "1.2", "as EffectiveCost"),
     Column("PricingCurrencyListUnitPrice", _D, _O, True, "1.2", "as ListUnitPrice"),

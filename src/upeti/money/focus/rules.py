@@ -84,7 +84,7 @@ VALUE_RULES: Final = {
         Rule("null.placeholder", "Null is null: no empty text, no word for it.", "leave the value out"),
         Rule("format.decimal", "A number is digits, a point, a minus sign or an exponent.", "write it like -1234.5"),
         Rule("format.datetime", "A time is UTC, like 2026-11-01T00:00:00Z.", "convert to UTC, end with Z"),
-        Rule("format.currency", "A currency is its ISO 4217 code.", "write three capital letters"),
+        Rule("format.currency", "A national currency is its ISO 4217 code.", "write its three capital letters"),
         Rule(
             "format.unit",
             "A unit is like `Tokens`, `1000000 Tokens`, `GB-Hours`, `Requests/Hour`.",
