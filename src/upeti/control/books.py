@@ -185,7 +185,8 @@ def _usage_rows(rows: Iterable[Any]) -> list[UsageRow]:
             day = days[day_text] = datetime.date.fromisoformat(day_text)
         values = dimensions.get(text)
         if values is None:
-            values = dimensions[text] = msgspec.json.decode(text)
+            # What is empty is not kept; shared capacity has no tenant.
+            values = dimensions[text] = {"tenant": "", **msgspec.json.decode(text)}
         found.append(
             UsageRow(
                 day=day,
