@@ -27,7 +27,9 @@ def test_a_tenant_is_shown_with_the_terms_that_are_for_it(run: Run) -> None:
     found = json.loads(run("tenant", "show", "warung", "--json"))
     assert [one["percent"] for one in found["margin"]] == ["12.5", "8", "15"]
     assert found["commitment"][0]["minimum"] == "500"
-    assert "percent" in run("tenant", "show", "orchard")
+    shown = run("tenant", "show", "orchard")
+    assert "address            1-2-3 Example-cho; Chiyoda-ku, Tokyo 100-0000; Japan" in shown
+    assert "percent            15" in shown
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from support.invoice_side import EXAMPLES, PERIOD, close, invoicing, post, row
 from upeti.control import tables
+from upeti.control.book_audit import audit_books
 from upeti.control.books import Books
 from upeti.control.invoicing import Invoicing, _next_number
 from upeti.control.store import Store
@@ -61,6 +62,18 @@ def test_an_issued_invoice_is_numbered_kept_hashed_and_posted(store: Store) -> N
     assert document.ledger_hash == batch.previous
     assert kept.standing.state is State.ISSUED
     assert balances(postings(store))[Account.RECEIVABLE, "IDR"] == parse_pico(document.totals.total.billing)
+
+
+def test_the_audit_of_the_books_finds_every_document_posted(store: Store) -> None:
+    made = invoicing(store)
+    number = made.issue("orchard", PERIOD).number
+    made.pay(number, "1000", "bank 1")
+    made.credit(number, "wrong")
+    made.correct(number, "right")
+    result = audit_books(store, "")
+    assert result.invoices == 3
+    # The test's usage has no journal behind it, which is the one thing to be found.
+    assert {one.kind for one in result.findings} == {"usage is not posted"}
 
 
 def test_a_month_is_issued_once_and_only_when_it_is_closed(store: Store) -> None:

@@ -75,8 +75,9 @@ def show_command(tenant: TenantArgument, as_json: JsonOption = False, config: Co
         for row in rows if isinstance(rows, list) else [rows] * bool(rows):
             screen.print(name, style="bold", markup=False)
             for field, value in row.items():
-                if value not in ("", None, False, []):
-                    screen.print(plain(f"  {field:<18} {value}"), markup=False, highlight=False)
+                if value not in ("", None, False, ()):
+                    text = "; ".join(value) if isinstance(value, tuple) else value
+                    screen.print(plain(f"  {field:<18} {text}"), markup=False, highlight=False)
 
 
 @tenant_app.command("credit")
