@@ -176,3 +176,15 @@ async def test_a_channel_can_say_at_which_tier_its_calls_are_served(tmp_path: Pa
         assert (record.tier, record.price_id) == ("priority", PRIORITY.id)
         _, _, record = await settled(served, asked(service_tier="default"))
         assert (record.tier, record.price_id) == ("", STANDARD.id)
+
+
+async def test_a_dearer_tier_that_nobody_asked_for_is_billed_in_full(tmp_path: Path, provider: SimProvider) -> None:
+    """A project set to priority at the provider, and a channel that does not say so: the bound was too low."""
+    callers = {KEY: Caller("k1", "acme", "shop", budgets=("key:k1",))}
+    first = snapshot([channel("up", provider)], [route("*", candidate("up", prices=BOOK))], callers=callers)
+    async with serving(tmp_path, first, limits_pico={"key:k1": 10**12}) as served:
+        served.notices_allowed = {"above bound"}
+        _, opened, record = await settled(served, asked("m-aspriority-in500"))
+        assert served.purse("key:k1").posted == record.cost_pico
+    assert (record.tier, record.outcome) == ("priority", Outcome.POSTED)
+    assert record.cost_pico == cost_of(PRIORITY, record.meters) > opened.bound_pico
