@@ -46,53 +46,59 @@ EXIT_UNEXPLAINED = 1
 _ZONES = ("data_zone", "regional")
 
 
+ReportArgument = Annotated[
+    list[Path],
+    typer.Argument(help="The provider's report; several files when it has several pages or parts.", show_default=False),
+]
+ChannelOption = Annotated[
+    str | None, typer.Option(help="Everything in the report belongs to this channel.", show_default=False)
+]
+AccountOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--account",
+        help="CHANNEL=ID: whose account it is, where the configuration does not say; ID@data_zone for one zone of it.",
+        show_default=False,
+    ),
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", help="THEIRS=OURS: the name of a model that no rule finds.", show_default=False),
+]
+FirstDayOption = Annotated[
+    datetime.datetime | None,
+    typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
+]
+LastDayOption = Annotated[
+    datetime.datetime | None,
+    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
+]
+ToleranceOption = Annotated[str, typer.Option(help="An amount up to which what is left of a line counts as rounding.")]
+RatesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of dated rates, for a report in another currency; without it money.rates_file.", show_default=False
+    ),
+]
+HtmlOption = Annotated[Path | None, typer.Option(help="Write the report as a page, too.", show_default=False)]
+CorrectOption = Annotated[
+    bool, typer.Option("--correct", help="Turn estimated costs into what was billed, by corrections.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="With --correct: show the corrections, write none.")]
+
+
 def reconcile(
-    report: Annotated[
-        list[Path],
-        typer.Argument(
-            help="The provider's report; several files when it has several pages or parts.", show_default=False
-        ),
-    ],
-    channel: Annotated[
-        str | None, typer.Option(help="Everything in the report belongs to this channel.", show_default=False)
-    ] = None,
-    account: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--account",
-            help="CHANNEL=ID: whose account it is, where the configuration does not say; ID@data_zone for one zone of it.",
-            show_default=False,
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option("--model", help="THEIRS=OURS: the name of a model that no rule finds.", show_default=False),
-    ] = None,
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
-    tolerance: Annotated[
-        str, typer.Option(help="An amount up to which what is left of a line counts as rounding.")
-    ] = "0",
-    rates: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of dated rates, for a report in another currency; without it money.rates_file.",
-            show_default=False,
-        ),
-    ] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report as a page, too.", show_default=False)] = None,
-    correct: Annotated[
-        bool, typer.Option("--correct", help="Turn estimated costs into what was billed, by corrections.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With --correct: show the corrections, write none.")
-    ] = False,
+    report: ReportArgument,
+    channel: ChannelOption = None,
+    account: AccountOption = None,
+    model: ModelOption = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
+    tolerance: ToleranceOption = "0",
+    rates: RatesOption = None,
+    html: HtmlOption = None,
+    correct: CorrectOption = False,
+    dry_run: DryRunOption = False,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     skip_damaged: SkipDamagedOption = False,

@@ -11,7 +11,7 @@ from upeti.core.meters import ALL_METERS
 from upeti.money.price_book import PriceBook
 from upeti.money.reconcile.azure_meters import meter_named
 from upeti.money.reconcile.lines import Nature
-from upeti.money.reconcile.match import same_models
+from upeti.money.reconcile.models import same_models
 
 
 @pytest.mark.parametrize(

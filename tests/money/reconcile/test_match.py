@@ -9,7 +9,7 @@ import pytest
 
 from money.reconcile.planted import DAY, UNITS, billed, line, other, parts, statement, usage
 from upeti.money.reconcile.lines import Nature
-from upeti.money.reconcile.match import Channels, MatchError, OurCapacity, same_models
+from upeti.money.reconcile.match import Channels, MatchError, OurCapacity
 
 
 def test_accounts() -> None:
@@ -21,28 +21,6 @@ def test_accounts() -> None:
     assert Channels(default="one").of(line("input", 1, accounts=("anything",))) == "one"
     assert Channels(accounts={"a": "one"}).of(line("input", 1)) == "one", "the report is not split by account"
     assert Channels(accounts={"a": "one", "b": "two"}).of(line("input", 1)) == ""
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours", "together"),
-    [
-        (["gpt-4o-2024-08-06"], ["gpt-4o"], [{"gpt-4o-2024-08-06", "gpt-4o"}]),
-        (["claude-sonnet-4-5-20250929"], ["claude-sonnet-4-5"], [{"claude-sonnet-4-5-20250929", "claude-sonnet-4-5"}]),
-        (["gpt-4o"], ["gpt-4o-2024-08-06"], [{"gpt-4o", "gpt-4o-2024-08-06"}]),
-        (["gpt-35-turbo-0125"], ["gpt-3.5-turbo"], [{"gpt-35-turbo-0125", "gpt-3.5-turbo"}]),
-        (["gpt-4o-2024-05-13"], ["gpt-4o-2024-08-06"], []),
-        (
-            ["gpt-4o-2024-08-06", "gpt-4o-2024-05-13"],
-            ["gpt-4o", "gpt-4o-2024-05-13"],
-            [{"gpt-4o", "gpt-4o-2024-08-06"}],
-        ),
-        (["gpt-4o"], ["gpt-4o-mini"], []),
-    ],
-)
-def test_models(theirs: list[str], ours: list[str], together: list[set[str]]) -> None:
-    names = same_models(theirs, ours)
-    groups = {shown: {name for name in names if names[name] == shown} for shown in names.values()}
-    assert [group for group in groups.values() if len(group) > 1] == together
 
 
 def test_a_model_can_be_named_by_hand() -> None:

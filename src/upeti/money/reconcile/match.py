@@ -9,8 +9,7 @@ another) is summed up on the other. Nothing is dropped: both sides' cells sum to
 from __future__ import annotations
 
 import datetime
-import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -21,6 +20,7 @@ from upeti.core.errors import UpetiError
 from upeti.core.events import CostCorrected
 from upeti.money.price import PRICED_AS, Price
 from upeti.money.reconcile.lines import Nature, Report, ReportLine
+from upeti.money.reconcile.models import same_models
 from upeti.money.usage import CORRECTED, PER_CALL, UNMETERED, UsageRow, meter_costs
 
 WHOLE: Final = "*"  # instead of a model or a meter: the report does not split by it
@@ -28,7 +28,6 @@ ESTIMATED: Final = "estimated"  # instead of a meter: what was posted at bounds
 HOURS: Final = "provisioned hours"  # instead of a meter: capacity that is paid by the hour
 REPRICED: Final = "repriced"  # instead of a meter: what re-pricing corrected
 
-_DATE: Final = re.compile(r"[-@](\d{4}-\d{2}-\d{2}|\d{8}|\d{4}|latest)$")
 _PLACES_MAX: Final = 5
 
 PriceOf = Callable[[str], Price | None]
@@ -472,36 +471,3 @@ def estimated_name(row: UsageRow | CostCorrected, call: str) -> str:
     """Return what tells estimated usage of one day apart: who called what, for which purpose."""
     caller = (row.tenant, row.project, row.key, row.feature, row.task, row.route)
     return "\x1f".join((*caller, row.channel, row.model, row.wire, row.tier, call))
-
-
-def same_models(theirs: Collection[str], ours: Collection[str]) -> dict[str, str]:
-    """Return every name of either side → the name that both are compared under.
-
-    Equal names are one model. Of the rest a name without a date and the names with one are, as long as one of the two
-    sides leaves the date out: "gpt-4o" is whichever dated one the provider billed, but two different dates are two models.
-    """
-    names = {name: name for name in (*theirs, *ours)}
-    left_theirs = {name for name in theirs if name not in ours}
-    left_ours = {name for name in ours if name not in theirs}
-    for base in sorted({undated(name) for name in left_theirs}):
-        their_names = {name for name in left_theirs if undated(name) == base}
-        our_names = {name for name in left_ours if undated(name) == base}
-        together: set[str] = set()
-        for name in our_names:
-            if not _has_date(name):
-                together |= their_names | {name}
-        for name in their_names:
-            if not _has_date(name):
-                together |= our_names | {name}
-        shown = sorted(together & our_names)
-        if shown:
-            names.update(dict.fromkeys(together, shown[0]))
-    return names
-
-
-def undated(name: str) -> str:
-    return _DATE.sub("", name.lower()).replace("gpt-35", "gpt-3.5")
-
-
-def _has_date(name: str) -> bool:
-    return _DATE.search(name.lower()) is not None
