@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
 from upeti.cli.output import aligned, cell, console, table
@@ -11,11 +12,13 @@ from upeti.money.concentration import TOPS, Leaving, Ranking, decimal_places, pe
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from upeti.control.dependence import Dependence
     from upeti.money.concentration_report import Report, Stress
 
 _SHOWN: Final = 12  # names per table; the rest is one line
+_WIDE: Final = 10_000
 _MONEY: Final = frozenset({"spend", "revenue", "margin", "committed"})
 
 
@@ -37,34 +40,42 @@ def show(report: Report, found: Dependence) -> None:
 
 
 def _show_level(report: Report, level: str, screen: Console) -> None:
-    rankings = [one for one in report.rankings[level].values() if one.shares]
-    columns = [(level, False)]
-    for one in rankings:
-        columns += [(one.measure, True), ("share", True)]
-    shown = table(columns)
-    names = [share.name for share in rankings[0].shares]
-    by_name = [{share.name: share for share in one.shares} for one in rankings]
-    listed = names[:_SHOWN]
-    texts = [
-        _value_texts(one, [values.get(name) for name in listed]) for one, values in zip(rankings, by_name, strict=True)
-    ]
-    for place, name in enumerate(listed):
-        cells = [cell(name)]
-        for values, text in zip(by_name, texts, strict=True):
-            share = values.get(name)
-            cells += [cell(text[place]), cell(percent_text(share.share if share else None))]
-        shown.add_row(*cells)
-    if len(names) > _SHOWN:
-        cells = [cell(f"{len(names) - _SHOWN} others")]
-        for one, values in zip(rankings, by_name, strict=True):
-            rest = sum(values[name].value for name in names[_SHOWN:] if name in values)
-            part = (
-                None if one.hhi is None else sum(values[name].share or 0 for name in names[_SHOWN:] if name in values)
-            )
-            cells += [cell(_value_text(one.measure, rest)), cell(percent_text(part))]  # type: ignore[arg-type]
-        shown.add_row(*cells)
+    """Print every measure with its amounts, or, where the terminal is too narrow, only the first one's."""
+    from rich.measure import Measurement
+
+    shown = _level_table(report, level, amounts=len(report.measures))
+    if Measurement.get(screen, screen.options.update(max_width=_WIDE), shown).maximum > screen.width:
+        shown = _level_table(report, level, amounts=1)
     screen.print()
     screen.print(shown)
+
+
+def _level_table(report: Report, level: str, amounts: int) -> Table:
+    rankings = [one for one in report.rankings[level].values() if one.shares]
+    columns = [(level, False)]
+    for place, one in enumerate(rankings):
+        columns += [(one.measure, True), ("share", True)] if place < amounts else [(f"of {one.measure}", True)]
+    shown = table(columns)
+    names = [share.name for share in rankings[0].shares]
+    listed, rest = names[:_SHOWN], names[_SHOWN:]
+    cells = [[cell(name)] for name in listed] + ([[cell(f"{len(rest)} others")]] if rest else [])
+    for place, one in enumerate(rankings):
+        values = {share.name: share for share in one.shares}
+        found = [values.get(name) for name in listed]
+        texts = _value_texts(one, found)
+        parts = [None if share is None else share.share for share in found]
+        if rest:
+            others = [values[name] for name in rest if name in values]
+            texts.append(_value_text(one.measure, sum(share.value for share in others)))
+            parts.append(
+                None if one.hhi is None else sum((share.share or Fraction(0) for share in others), Fraction(0))
+            )
+        for line, text, part in zip(cells, texts, parts, strict=True):
+            line += [cell(text)] if place < amounts else []
+            line.append(cell(percent_text(part)))
+    for line in cells:
+        shown.add_row(*line)
+    return shown
 
 
 def _value_texts(ranking: Ranking, shares: Sequence[Any]) -> list[str | None]:
@@ -171,15 +182,11 @@ def _left_text(one: Leaving, currency: str) -> str:
     unit = f" {currency}" if one.measure in _MONEY else ""
     if one.after is None:
         return f"not known, of {_value_text(one.measure, one.before)}{unit}"
-    from fractions import Fraction
-
     part = f" ({percent_text(Fraction(one.after, one.before))})" if one.before > 0 else ""
     return f"{_value_text(one.measure, one.after)}{unit} of {_value_text(one.measure, one.before)}{unit} remain{part}"
 
 
 def _fixed_text(stress: Stress) -> str:
-    from fractions import Fraction
-
     main = stress.left[0]
     if not main.before or not main.after or stress.fixed_pico is None:
         return ""
@@ -188,8 +195,6 @@ def _fixed_text(stress: Stress) -> str:
 
 
 def _reach_lines(stress: Stress) -> Iterator[str]:
-    from fractions import Fraction
-
     alone = [one.route for one in stress.reach if one.alone]
     part = Fraction(stress.calls_alone, stress.calls) if stress.calls else None
     yield (
