@@ -2,8 +2,8 @@
 go.
 
 A client's bytes are fed to a connection, the provider's bytes to its upstream connection, as the event loop
-would; the journal is written for real. ``python benchmarks/hot_path.py [--profile] [--stream]``; `make
-bench` measures the whole.
+would; the journal is written for real. ``python benchmarks/hot_path.py [--profile] [--stream] [--levels N]
+[--rates]``; `make bench` measures the whole.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from upeti.gateway import snapshot as s
 from upeti.gateway.gateway import Gateway
 from upeti.gateway.server import ClientConnection
 from upeti.gateway.upstream import UpstreamConnection
+from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
 
 BODY = (
@@ -43,6 +44,19 @@ ANSWER_BODY = (
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_mock\r\nopenai-processing-ms: 5\r\n"
     b"Content-Length: %d\r\n\r\n%b" % (len(ANSWER_BODY), ANSWER_BODY)
+)
+
+
+# From the narrowest to the widest: with N levels, the first N. The key's own limit is the first.
+LEVELS = (
+    BudgetTerms(name="feature", limit="1000000000", window="day", key="k1", feature="search"),
+    BudgetTerms(name="project", limit="1000000000", window="month", tenant="acme", project="app"),
+    BudgetTerms(name="tenant", limit="1000000000", window="month", zone="Asia/Jakarta", tenant="acme"),
+    BudgetTerms(name="organisation", limit="1000000000", window="month"),
+)
+RATES = (
+    BudgetTerms(name="rate", limit="1000000000", unit="calls", window="minute"),
+    BudgetTerms(name="rate", limit="1000000000", unit="tokens", window="minute"),
 )
 
 
@@ -95,6 +109,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--levels", type=int, default=5, choices=range(6), help="budgets that each call is held on")
+    parser.add_argument("--rates", action="store_true", help="limits of calls and tokens a minute as well")
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--connections", type=int, default=32, help="calls per turn of the loop")
     arguments = parser.parse_args()
@@ -103,19 +119,24 @@ def main() -> None:
     price = Price("p1", "USD", 0, {"input": 2_500_000, "output": 10_000_000})
     channel = s.ChannelView("fake", "openai_compatible", "127.0.0.1", 9, False, "/v1")
     candidate = s.CandidateView("fake", "", 0, 1, {"*": (price,)}, 16384, 128_000)
+    own = {"budgets": ("key:k1",), "limit": "1000000000"} if arguments.levels else {}
+    caller = s.Caller("k1", "acme", "app", "search", **own)
     view = s.Snapshot(
         1,
         config.Gateway(),
         config.Journal(),
-        {sha256(b"sk-test").digest(): s.Caller("k1", "acme", "app", budgets=("key:k1",))},
+        {sha256(b"sk-test").digest(): caller},
         {"fake": channel},
         {"mock": s.RouteView("mock", (candidate,))},
+        budgets=(*LEVELS[: max(0, arguments.levels - 1)], *(RATES if arguments.rates else ())),
     )
     s.write(directory / "run" / "snapshot.msgpack", view)
     loop: Any = _Loop()
     real_loop = asyncio.new_event_loop()
     gateway = Gateway(directory, 0, loop)
-    gateway.holds.granted("key:k1", 10**21, 0, 10**21)
+    found = gateway.view.purses.find(caller, "search", "USD", gateway.now_ns(), gateway.holds)
+    for purse in (*found.purses, *found.calls, *found.tokens):
+        gateway.holds.granted(purse.budget, 10**21, 0, 10**21)
     pool = gateway.view.channels["fake"].pool
     pairs = []
     for _ in range(arguments.connections):

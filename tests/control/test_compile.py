@@ -13,8 +13,8 @@ from upeti.control.config_file import parse
 from upeti.control.keys import KeyRow
 from upeti.control.seal import seal
 from upeti.core.errors import ConfigError
-from upeti.gateway.snapshot import Caller, SecretRef
-from upeti.money.budget_terms import key_terms
+from upeti.gateway.snapshot import Caller, SecretRef, decode, encode
+from upeti.money.budget_terms import BudgetTerms, key_terms
 from upeti.money.price_book import PriceBook
 from upeti.providers.sealed import KEY_VARIABLE
 
@@ -233,3 +233,66 @@ candidate = [{{ channel = "eu", model = "{model}" }}]
     )
     unknown = compiled(text.format(tier="provisioned", model="gpt-new"))
     assert any("`gpt-new` of channel `eu` has no price in the part" in warning for warning in unknown.warnings)
+
+
+BUDGETS = """\
+[[budget]]
+name = "all"
+limit = "5"
+[[budget]]
+name = "search"
+limit = "400000000000"
+currency = "IDR"
+window = "week"
+zone = "Asia/Jakarta"
+mode = "soft"
+alert_shares = [90, 10]
+tenant = "acme"
+feature = "web search"
+[[rate_limit]]
+name = "fast"
+key = "k1"
+calls_per_minute = 60
+tokens_per_minute = 5000
+"""
+ALL = BudgetTerms(name="all", limit="5")
+SEARCH = BudgetTerms(
+    name="search",
+    limit="400000000000",
+    unit="IDR",
+    window="week",
+    zone="Asia/Jakarta",
+    soft=True,
+    shares=(10, 90),
+    tenant="acme",
+    feature="web search",
+)
+RATES = tuple(
+    BudgetTerms(name="fast", limit=limit, unit=unit, window="minute", shares=(), key="k1")
+    for unit, limit in (("calls", "60"), ("tokens", "5000"))
+)
+
+
+def test_budgets_of_the_file_and_of_the_state() -> None:
+    own = BudgetTerms(name="own", limit="1", tenant="acme")
+    state = State(budgets=[own], frozen=frozenset({"all"}))
+    result = compiled(CHANNELS + ROUTES + BUDGETS + KEY + 'limit = "1.5"\n', state)
+    assert result.snapshot.budgets == (ALL, SEARCH, *RATES, own)
+    assert result.snapshot.frozen == frozenset({"all"})
+    assert list(result.terms) == ["key:k1", "all", "search+IDR", "fast+calls", "fast+tokens", "own"]
+    # A limit of four hundred billion is more than 64 bits of pico: it travels as text.
+    assert decode(encode(result.snapshot)) == result.snapshot
+
+
+def test_a_budget_is_in_the_file_or_in_the_state() -> None:
+    found = problems(CHANNELS + ROUTES + BUDGETS, State(budgets=[ALL]))
+    cure = "rename one, or `upeti budget delete all` removes the state's"
+    assert found == [f"upeti.toml:24: the state has a budget `all` too; {cure}"]
+
+
+def test_a_budget_for_nobody_is_a_warning() -> None:
+    text = CHANNELS + ROUTES + KEY
+    for selector in ("tenant", "project", "key"):
+        (warning,) = compiled(f'{text}[[budget]]\nname = "b"\nlimit = "1"\n{selector} = "nobody"\n').warnings[-1:]
+        assert f"`b` is for the {selector} `nobody`, of which there is no key" in warning
+    assert not any("`b`" in warning for warning in compiled(text + '[[budget]]\nname = "b"\nlimit = "1"\n').warnings)

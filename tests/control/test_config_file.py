@@ -43,6 +43,9 @@ def problems(text: str, path: Path = Path("upeti.toml")) -> list[str]:
     return str(caught.value).split("\n")
 
 
+LAST = SOUND.count("\n")
+
+
 def changed(old: str, new: str) -> str:
     assert SOUND.count(old) == 1
     return SOUND.replace(old, new)
@@ -127,6 +130,48 @@ def test_a_pasted_secret_is_not_echoed() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what", "cure"),
     [
+        (
+            SOUND + '[[budget]]\nname = "b"\nlimit = "1"\n[[budget]]\nname = "b"\nlimit = "1"\n',
+            LAST + 5,
+            "a second budget with the name `b`",
+            "the first is budget[0]: rename one",
+        ),
+        (
+            SOUND + '[[budget]]\nname = "b"\nlimit = "1"\nzone = "Asia/Djakarta"\n',
+            LAST + 4,
+            "budget `b`: there is no time zone `Asia/Djakarta`",
+            "write it like Asia/Jakarta or UTC (the IANA time zone database)",
+        ),
+        (
+            SOUND + '[[budget]]\nname = "key:k1"\nlimit = "1"\n',
+            LAST + 2,
+            "budget `key:k1`: `key:` begins the names of keys' own limits",
+            "choose another",
+        ),
+        (
+            SOUND + '[[budget]]\nname = "b"\nlimit = "-1"\n',
+            LAST + 3,
+            "budget `b`: a limit below zero",
+            "give what may be spent in a window",
+        ),
+        (
+            SOUND + '[[rate_limit]]\nname = "r"\n',
+            LAST + 1,
+            "rate limit `r` limits nothing",
+            "add calls_per_minute, or tokens_per_minute, or both",
+        ),
+        (
+            SOUND + '[alerts]\nsecret = "env:HOOK"\n',
+            LAST + 2,
+            "`secret` without `webhook`",
+            "add `webhook`, or leave it out",
+        ),
+        (
+            SOUND + '[alerts]\nwebhook = "hooks.example.com"\n',
+            LAST + 2,
+            "`webhook` is no address",
+            "write it like https://example.com/hook",
+        ),
         (
             changed('channel = "local"', 'channel = "lokal"'),
             16,
