@@ -94,3 +94,13 @@ source_date = 2026-01-01
     (tmp_path / "own.toml").unlink()
     assert books.price(row.price.id) == row.price
     store.close()
+
+
+def test_what_is_shared_has_no_tenant_and_is_read_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = tmp_path / "shared.toml"
+    path.write_text(TEXT.format(begins="2026-03-10").replace('tenant = "acme"\n', ""))
+    assert post_capacity(store, PriceBook.load([path]).capacity, at_ns("2026-03-11T00:00:00+00:00")) == 1
+    (usage,) = Books(store).usage()
+    assert (usage.tenant, usage.cost_pico) == ("", 2_400 * UNIT)
+    store.close()

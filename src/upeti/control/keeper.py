@@ -354,12 +354,16 @@ class Keeper:
 
     async def _look_at_budgets(self) -> None:
         """A scrape does not wait for the database."""
+        known = True
         while True:
             try:
                 rows = await asyncio.to_thread(self.ledger.budgets)
                 self._budgets = budget_samples(rows, time.time_ns())
+                known = True
             except Exception as error:  # a full disk, a database that is away: it may pass
-                self.log.warning("budgets_unknown", f"{type(error).__name__}: {error}; metrics show older figures")
+                if known:
+                    self.log.warning("budgets_unknown", f"{type(error).__name__}: {error}; metrics show older figures")
+                known = False
             await asyncio.sleep(_BUDGETS_S)
 
     def _ledger_failed(self, error: Exception) -> None:
