@@ -77,7 +77,10 @@ def main() -> None:
     suppliers = story.values("concentration", *wholes, "--plot", story.file("suppliers.svg"))
     savings = story.values("savings")
     story.upeti("focus", "export", "--output", story.file("focus.csv"), *story.config)
-    story.upeti("focus", "check", story.file("focus.csv"))
+    detail = ("--dataset", "invoice-detail", "--output", story.file("focus-invoice.csv"))
+    story.upeti("focus", "export", *detail, *story.config)
+    for name in ("focus.csv", "focus-invoice.csv"):
+        story.upeti("focus", "check", story.file(name))
     balance = story.values("ledger", "balance")
 
     compare(story, month, invoice, customers, suppliers, savings, balance)
@@ -90,8 +93,7 @@ def compare(story: Story, month: Any, invoice: Any, customers: Any, suppliers: A
     """Stop unless every paper has the same sums, exactly."""
     cost = sum(Fraction(tenant["cost"]) for tenant in month["tenants"].values())
     accounts = {line["account"]: Fraction(line["balance"]) for line in balance["lines"] if line["currency"] == "USD"}
-    with Path(story.file("focus.csv")).open(newline="") as file:
-        billed = sum(Fraction(row["BilledCost"]) for row in csv.DictReader(file))
+    billed = sum(billed_by_category(story.file("focus.csv")).values())
     same("cost: books, ledger, suppliers, FOCUS", cost, accounts["model_cost"], total(suppliers, "spend"), billed)
     bounds = [Fraction(one["could_at_most"]) for one in savings["findings"] if one["kind"] == "bounds"]
     same("posted at a bound: savings, ledger", sum(bounds), -accounts["provider_estimated"])
@@ -102,11 +104,27 @@ def compare(story: Story, month: Any, invoice: Any, customers: Any, suppliers: A
     same("revenue of the app: customers, lines of its invoice", Fraction(tenants[APP]["value"]), priced * rate)
     lines = sum(Fraction(line["amount"]["billing"]) for line in invoice["lines"])
     net = Fraction(invoice["totals"]["net"]["billing"])
-    same("net of the invoice: its lines, the sum rounded once", net, lines, round(priced * rate))
+    invoiced = billed_by_category(story.file("focus-invoice.csv"))
+    same("net: invoice, its lines, rounded once, FOCUS", net, lines, round(priced * rate), invoiced["Usage"])
+    due = Fraction(invoice["totals"]["total"]["billing"])
+    same("total with tax: invoice, ledger, FOCUS", due, receivable(balance), sum(invoiced.values()))
     used = sum(tenant["calls"] for tenant in month["tenants"].values())
     calls = sum(one["value"] for one in customers["levels"]["tenant"]["calls"]["shares"])
     same("attempts that were sent: customers, suppliers", calls, total(suppliers, "calls"))
     print(f"equal  {'calls, each counted once':<56} {used:,}")
+
+
+def billed_by_category(path: str) -> dict[str, Fraction]:
+    sums: dict[str, Fraction] = {}
+    with Path(path).open(newline="") as file:
+        for row in csv.DictReader(file):
+            sums[row["ChargeCategory"]] = sums.get(row["ChargeCategory"], Fraction(0)) + Fraction(row["BilledCost"])
+    return sums
+
+
+def receivable(balance: Any) -> Fraction:
+    lines = [line for line in balance["lines"] if (line["account"], line["currency"]) == ("receivable", "IDR")]
+    return sum((Fraction(line["balance"]) for line in lines), Fraction(0))
 
 
 def total(report: Any, measure: str) -> Fraction:
@@ -129,7 +147,7 @@ def tell(story: Story, month: Any, invoice: Any, customers: Any) -> None:
         f"{app['average_per_second']:,} on average.\n"
         f"Invoice {invoice['number']}: net {Fraction(invoice['totals']['net']['billing']).numerator:,} IDR, "
         f"{float(share['share_percent']):.2f} % of the line.\n"
-        f"Files in {story.directory}: invoice.pdf, customers.svg, suppliers.svg, focus.csv, upeti.toml, the books in data."
+        f"Files in {story.directory}: invoice.pdf, customers.svg, suppliers.svg, focus.csv, focus-invoice.csv, the books in data."
     )
 
 

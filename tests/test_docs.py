@@ -303,7 +303,7 @@ def test_the_month_of_the_story_runs_and_its_sums_agree(tmp_path: Path) -> None:
     ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert ran.stdout.count("\nequal  ") == 6
-    for name in ("invoice.pdf", "customers.svg", "suppliers.svg", "focus.csv"):
+    assert ran.stdout.count("\nequal  ") == 7
+    for name in ("invoice.pdf", "customers.svg", "suppliers.svg", "focus.csv", "focus-invoice.csv"):
         assert (tmp_path / "story" / name).stat().st_size > 1_000
     assert "8,300,000,000 calls in 2026-10, 12,660 a second at most" in ran.stdout
