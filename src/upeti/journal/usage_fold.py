@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -36,6 +37,14 @@ class _Sum(msgspec.Struct):
     def count(self, name: str, quantity: int) -> None:
         self.meters[name] = self.meters.get(name, 0) + quantity
 
+    def add(self, other: _Sum) -> None:
+        self.calls += other.calls
+        self.attempts += other.attempts
+        self.unmetered += other.unmetered
+        self.cost_pico += other.cost_pico
+        for name, quantity in other.meters.items():
+            self.count(name, quantity)
+
 
 # day since 1970, tenant … wire, tier, price, cliff, outcome, currency
 _Key = tuple[int, str, str, str, str, str, str, str, str, str, str, str, int, str, str]
@@ -47,7 +56,8 @@ class UsageFold:
     def __init__(self, price_of: Callable[[str], Price | None], node: str) -> None:
         self._price_of = price_of
         self._node = node
-        self._sums: dict[_Key, _Sum] = {}
+        self._groups: dict[tuple[Group, int], _Sum] = {}  # finer than rows are: put together once, at the end
+        self._corrections: dict[_Key, _Sum] = {}
 
     def add(self, rows: Rows) -> None:
         """Add a batch of events."""
@@ -64,10 +74,13 @@ class UsageFold:
         later = Counter([place for place, one in zip(places, rows.opened, strict=True) if one.attempt])
         unmetered = Counter([place for place, one in zip(places, rows.settled, strict=True) if one.meters is None])
         meters = {name: _sums_of(places, quantities, len(groups)) for name, quantities in rows.meters.items()}
-        for place, (group, cliff) in enumerate(groups):
+        for place, named in enumerate(groups):
+            group, _ = named
             if group.outcome == CORRECTED:
                 continue
-            found = self._sum(_key(group, cliff))
+            found = self._groups.get(named)
+            if found is None:
+                found = self._groups[named] = _Sum()
             found.calls += attempts[place] - later[place]
             found.attempts += attempts[place]
             found.unmetered += unmetered[place] if group.outcome not in _UNKNOWN else 0
@@ -80,6 +93,11 @@ class UsageFold:
 
     def usage(self) -> list[UsageRow]:
         """Return the rows, in a fixed order."""
+        sums: dict[_Key, _Sum] = {}
+        for (group, cliff), found in self._groups.items():
+            sums.setdefault(_key(group, cliff), _Sum()).add(found)
+        for key, found in self._corrections.items():
+            sums.setdefault(key, _Sum()).add(found)
         return [
             UsageRow(
                 day=_EPOCH + datetime.timedelta(key[0]),
@@ -104,21 +122,16 @@ class UsageFold:
                 meters=found.meters,
                 cost_pico=found.cost_pico,
             )
-            for key, found in sorted(self._sums.items())
+            for key, found in sorted(sums.items(), key=itemgetter(0))
         ]
 
-    def _sum(self, key: _Key) -> _Sum:
-        found = self._sums.get(key)
-        if found is None:
-            found = self._sums[key] = _Sum()
-        return found
-
     def _correct(self, record: CostCorrected) -> None:
-        found = self._sum(_correction_key(record, CORRECTED, record.price_id))
+        found = self._corrections.setdefault(_correction_key(record, CORRECTED, record.price_id), _Sum())
         for name, quantity in (record.meters or {}).items():
             found.count(name, quantity)
         if record.outcome is Outcome.ESTIMATED:
-            self._sum(_correction_key(record, Outcome.ESTIMATED, "")).cost_pico -= parse_pico(record.was)
+            taken_back = self._corrections.setdefault(_correction_key(record, Outcome.ESTIMATED, ""), _Sum())
+            taken_back.cost_pico -= parse_pico(record.was)
             found.cost_pico += parse_pico(record.now)
         else:
             found.cost_pico += difference_pico(record)

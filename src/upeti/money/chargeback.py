@@ -26,6 +26,10 @@ GROUPS: Final = (
     *("tenant", "project", "key", "feature", "task", "route", "channel", "model"),
     *("meter", "tier", "day", "month"),
 )
+_SUMS: Final = (
+    *("calls", "attempts", "input_tokens", "output_tokens", "unmetered", "unpriced"),
+    *("cost_pico", "estimated_pico"),
+)
 _OUTPUT: Final = frozenset(OUTPUT_METERS)
 _TOKENS: Final = frozenset((*INPUT_METERS, *OUTPUT_METERS))
 
@@ -66,18 +70,23 @@ def make_chargeback(rows: Iterable[UsageRow], by: Sequence[str], price_of: Calla
     key_of = _key_of(by)
     meter = by.index("meter") if "meter" in by else None
     for row in rows:
-        total = totals.get(row.currency)
-        if total is None:
-            total = totals[row.currency] = ChargebackLine((), row.currency)
-        _add(total, row)
         key = key_of(row)
         if meter is not None:
+            total = totals.get(row.currency)
+            if total is None:
+                total = totals[row.currency] = ChargebackLine((), row.currency)
+            _add(total, row)
             _add_meters(lines, key, meter, row, price_of(row.price_id) if row.price_id else None)
             continue
         line = lines.get(key)
         if line is None:
             line = lines[key] = ChargebackLine((), row.currency)
         _add(line, row)
+    if meter is None:
+        for line in lines.values():
+            total = totals.setdefault(line.currency, ChargebackLine((), line.currency))
+            for name in _SUMS:
+                setattr(total, name, getattr(total, name) + getattr(line, name))
     for key, line in lines.items():
         line.group = tuple(str(value) for value in key[1:])
     in_time = bool(by) and by[0] in ("day", "month")
