@@ -73,6 +73,8 @@ async def restart_every_way(world: World) -> list[tuple[dict[str, list[tuple[str
 
     async def look() -> None:
         await quiet(world)
+        # The journal has the recovery before the ledger has: a keeper may be killed in between.
+        await world.until(lambda: not world.budgets()[WIDE.budget].leased_pico, "the return of all leases")
         seen.append((settlements(world), world.budgets()[WIDE.budget]))
 
     keepers = world.keepers()

@@ -139,3 +139,25 @@ def test_only_the_answer_to_the_last_ask_refuses() -> None:
     assert second.ended == ""
     holds.granted("b", 0, 0, 30)
     assert second.ended == "BudgetExceeded"
+
+
+def test_the_purse_of_a_window_that_is_over_is_forgotten_once_nothing_can_come_any_more() -> None:
+    treasury = Treasury()
+    now_ns = 10**9
+    holds = Holds(treasury, lambda: now_ns)
+    purse = holds.purse("b@2026-11")
+    purse.resets_ns = now_ns
+    holds.granted("b@2026-11", 100, 0, 100)
+    assert holds.place((purse,), 30)
+    now_ns += 61 * 10**9
+    holds.return_idle()
+    assert treasury.returned == [(70, 0, False)]
+    holds.return_idle()
+    assert holds.leases() == {"b@2026-11": (30, 0)}  # its hold may still be settled
+    purse.held -= 30
+    purse.lease -= 20
+    purse.posted += 20
+    holds.return_idle()
+    assert treasury.returned[1:] == [(10, 20, False)]
+    holds.return_idle()
+    assert holds.leases() == {}

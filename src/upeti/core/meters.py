@@ -38,3 +38,8 @@ OUTPUT_METERS: Final = (OUTPUT, OUTPUT_REASONING, OUTPUT_AUDIO, OUTPUT_IMAGE)
 ALL_METERS: Final = (*INPUT_METERS, *OUTPUT_METERS, AUDIO_SECONDS)
 
 Meters = dict[str, int]
+
+
+def tokens_of(meters: Meters) -> int:
+    """Return the tokens of all meters together."""
+    return sum(quantity for name, quantity in meters.items() if name != AUDIO_SECONDS)

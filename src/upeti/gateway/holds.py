@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from upeti.core.amount import PICO_PER_UNIT, decimal_text
 from upeti.core.events import AttemptOpened, AttemptSettled, Outcome
-from upeti.core.meters import AUDIO_SECONDS, Meters
+from upeti.core.meters import Meters, tokens_of
 from upeti.gateway.fiber import Fiber, parked
 from upeti.gateway.metrics import WorkerMetrics
 from upeti.gateway.refusals import exceeded
@@ -141,6 +141,11 @@ class Purse:
     def left(self) -> int:
         """What may still be spent, as far as this worker knows."""
         return max(0, self.lease - self.held + self.left_elsewhere)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing that began here can still come."""
+        return not (self.held or self.returning or self.asked or self.waiting)
 
     def park(self, fiber: Fiber, ticket: int) -> None:
         self.waiting.append((fiber, ticket))
@@ -292,7 +297,7 @@ class Holds:
                 self._give_back(purse)
             elif purse.posted != purse.told or purse.overrun:
                 self._say(purse, 0)
-            elif ended and not purse.held and not purse.waiting and purse.resets_ns + _ENDED_KEPT_NS < now_ns:
+            elif ended and purse.resets_ns + _ENDED_KEPT_NS < now_ns and purse.at_rest:
                 del self._purses[purse.budget]
             purse.used = False
 
@@ -493,8 +498,3 @@ class Attempt:
     ) -> None:
         if self.outcome is None:
             self.settle(Ended.CRASHED)
-
-
-def tokens_of(meters: Meters) -> int:
-    """Return the tokens of all meters together."""
-    return sum(quantity for name, quantity in meters.items() if name != AUDIO_SECONDS)
