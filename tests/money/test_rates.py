@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,15 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_path_is_no_path() -> None:
     assert Rates.load("").sha256 == Rates.load(None).sha256
+
+
+def test_a_conversion_is_exact_and_names_the_rates_it_is_of(tmp_path: Path) -> None:
+    row = '\n[[rate]]\ncurrency = "IDR"\nrate = "16100"\ndate = 2026-01-01\nsource = "test"\n'
+    rates = own_rates(tmp_path, OWN + row)
+    across = rates.conversion("EUR", "IDR", DAY)
+    assert across.factor == Fraction(16100) / Fraction("0.86")
+    assert [rate.currency for rate in across.rates] == ["EUR", "IDR"]
+    assert rates.conversion("USD", "IDR", DAY).factor == 16100
+    assert rates.conversion("IDR", "USD", DAY).factor == Fraction(1, 16100)
+    assert rates.conversion("EUR", "EUR", DAY).rates == ()
+    assert rates.conversion("EUR", "EUR", DAY).factor == 1
