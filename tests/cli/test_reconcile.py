@@ -136,14 +136,10 @@ def test_corrections_are_written_once(folder: Path) -> None:
     (record,) = corrections(folder / "data")
     assert (record.was, record.now, record.tenant, record.attempt_id) == ("0.001", "0.00021", "acme", "")
     assert record.meters == {"input": 1_000, "output": 100}
-    early = run(folder, report, "--correct", "--json")
-    found = json.loads(early.stdout)
-    assert found["written"] == 0, "the books have not heard of the first one yet"
-    assert any("not in the books yet" in note for note in found["notes"])
-    assert "1 of them were written before." in early.stderr
-    post(folder)
-    found = json.loads(run(folder, report, "--correct", "--json").stdout)
-    assert (found["totals"][0]["difference"], found["totals"][0]["kinds"], found["corrections"]) == ("0", [], [])
+    for _ in ("not posted yet", "posted"):
+        found = json.loads(run(folder, report, "--correct", "--json").stdout)
+        assert (found["totals"][0]["difference"], found["totals"][0]["kinds"], found["corrections"]) == ("0", [], [])
+        post(folder)
     assert len(list(corrections(folder / "data"))) == 1
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 
+import pytest
+
 from support.journal_files import DAY_NS, START_NS, JournalFiles, corrected, opened, settled
 from upeti.control.books import Books
 from upeti.control.posting import Poster
 from upeti.control.reconciling import Attempts, aborted_of, capacity_of, taken_back_of, usage_of
 from upeti.control.store import Store
+from upeti.core.errors import JournalError
 from upeti.core.events import Outcome
 from upeti.journal.blocks import KEEPER_PREFIX
 from upeti.journal.events_store import connect, project_closed_segments
@@ -38,12 +41,15 @@ def test_both_ways_lead_to_the_same_usage(open_store: Callable[[], Store]) -> No
     keeper.close()
     books = Books(store)
     books.keep_prices([STEEP], 1)
+    early = usage_of(store, store.data_dir, books.price, DAY, DAY)
     project_closed_segments(store.data_dir, sink=Poster(store, "here"))
-    summed = usage_of(books, DAY, DAY, {"openai"})
+    summed = usage_of(store, store.data_dir, books.price, DAY, DAY)
+    sums = [{row.outcome: row.cost_pico for row in rows if row.cost_pico} for rows in (early, summed)]
+    assert sums == [{"posted": 204, "estimated": 100 - 70, "corrected": 20}] * 2, "posted or not yet"
     with connect(store.data_dir) as events:
         attempts = Attempts(events, books.price, ["call-0001-0"], DAY, DAY)
         aborted = aborted_of(events, DAY, DAY)
-    assert sum(one.row.cost_pico for one in summed) == sum(one.row.cost_pico for one in attempts.usage) == 204 + 20 + 30
+    assert sum(row.cost_pico for row in summed) == sum(one.row.cost_pico for one in attempts.usage) == 204 + 20 + 30
     assert {one.call for one in attempts.usage} == {"call-0001-0", "call-0002-0", "call-0003-0"}
     assert {one.row.cliff for one in attempts.usage if one.row.price_id} == {1}
     assert attempts.names["chatcmpl-2"] == "call-0002-0"
@@ -78,3 +84,17 @@ def test_capacity_is_what_the_ledger_has(open_store: Callable[[], Store]) -> Non
     books.append(Batch(number=0, kind=BatchKind.CAPACITY, at_ns=1, period="2026-11", postings=postings))
     assert capacity_of(books, DAY, DAY, {"azure"}) == [OurCapacity(DAY, "azure", "USD", 24)]
     assert capacity_of(books, NEXT, NEXT, {"azure"}) == capacity_of(books, DAY, DAY, {"openai"}) == []
+
+
+def test_damage_is_an_error_unless_it_is_skipped(open_store: Callable[[], Store]) -> None:
+    store = open_store()
+    journal = JournalFiles(store.data_dir)
+    journal.append(opened(1), settled(1, price_id="", cost_pico=5))
+    journal.rotate()
+    journal.append(opened(2), settled(2, price_id="", cost_pico=7))
+    first = next(path for path in journal.directory.iterdir() if path != journal.path)
+    first.write_bytes(first.read_bytes()[:-40])
+    with pytest.raises(JournalError):
+        usage_of(store, store.data_dir, Books(store).price, DAY, DAY)
+    rows = usage_of(store, store.data_dir, Books(store).price, DAY, DAY, skip_damaged=True)
+    assert [row.cost_pico for row in rows] == [5], "what stands before the damage"

@@ -34,7 +34,7 @@ from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
 from upeti.core.events import CostCorrected
 from upeti.money.rates import Rates
-from upeti.money.reconcile.match import Channels, ConvertTo
+from upeti.money.reconcile.match import Channels, ConvertTo, OurUsage
 from upeti.money.reconcile.run import Read, Statement
 from upeti.providers.catalog import PROVIDERS
 
@@ -270,7 +270,7 @@ def _state(config: Path | None, data_dir: Path | None) -> Iterator[Store]:
 
 def _compare(found: Read, store: Store, directory: Path, options: _Options) -> Statement:
     from upeti.control.books import Books
-    from upeti.control.posting import Prices, waiting
+    from upeti.control.posting import Prices
     from upeti.control.reconciling import Attempts, aborted_of, capacity_of, taken_back_of, usage_of
     from upeti.journal.events_store import connect
     from upeti.money.reconcile.run import compare
@@ -292,20 +292,17 @@ def _compare(found: Read, store: Store, directory: Path, options: _Options) -> S
             sides = {"aborted": attempts.aborted, "call_names": attempts.names}
             return compare(found, attempts.usage, price_of, **sides, **shared)
         aborted = aborted_of(events, first, last)
+        damage = events.execute("SELECT segment, error FROM damage ORDER BY segment").fetchall()
     channels = found.channels
     sides = {
         "aborted": aborted,
         "taken_back": taken_back_of(directory, first, last, channels),
         "capacity": capacity_of(books, first, last, channels),
     }
-    made = compare(found, usage_of(books, first, last, channels), price_of, **sides, **shared)
-    late = waiting(store, directory).segments
-    if late:
-        made.notes.append(
-            f"not in the books yet, so not compared: {len(late):,} segments of this node's journal; the keeper posts each one "
-            "when it ends"
-        )
-    others = {row.channel for row in books.usage(first, last)} - channels
+    usage = usage_of(store, directory, price_of, first, last, skip_damaged=options.skip_damaged)
+    made = compare(found, [OurUsage(row) for row in usage if row.channel in channels], price_of, **sides, **shared)
+    made.notes += [f"incomplete: {segment} is left out from its damage on: {error}" for segment, error in damage]
+    others = {row.channel for row in usage} - channels
     if others:
         made.notes.append(f"not in the report, so not compared: {', '.join(sorted(others))}")
     return made

@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from upeti.control.books import Books
+from upeti.control.posting import posted_segments
+from upeti.control.store import Store
 from upeti.core.amount import parse_pico
+from upeti.core.errors import JournalError
 from upeti.core.events import Outcome
 from upeti.core.meters import ALL_METERS
-from upeti.journal.reader import corrections
+from upeti.journal.blocks import segment_number
+from upeti.journal.event_columns import SegmentRows
+from upeti.journal.reader import corrections, digest_before, instances, segments
+from upeti.journal.usage_fold import UsageFold
 from upeti.money.ledger import Account, BatchKind
 from upeti.money.price import cliff_of
 from upeti.money.reconcile.match import AbortedKey, OurCapacity, OurUsage, PriceOf, TakenBackKey, estimated_name
@@ -23,14 +29,47 @@ if TYPE_CHECKING:
 
 ABORTED: Final = "client_left"  # the ``ended`` of an attempt whose client left or cancelled
 
+_BATCH_ROWS: Final = 10_000
 _TEXTS: Final = ("tenant", "project", "key", "feature", "task", "route", "channel", "model", "wire")
 
 
 def usage_of(
-    books: Books, first_day: datetime.date, last_day: datetime.date, channels: Collection[str]
-) -> list[OurUsage]:
-    """Return the usage of some channels, both days included."""
-    return [OurUsage(row) for row in books.usage(first_day, last_day) if row.channel in channels]
+    store: Store,
+    data_dir: Path,
+    price_of: PriceOf,
+    first_day: datetime.date,
+    last_day: datetime.date,
+    *,
+    skip_damaged: bool = False,
+) -> list[UsageRow]:
+    """Return all usage of these days: what is in the books, and what this node's journal has and they have not yet.
+
+    Raises ``JournalError`` when a segment that is not posted is damaged, unless ``skip_damaged``.
+    """
+    books = Books(store)
+    while True:  # the keeper may post a segment between two looks, and then it would be there twice or not at all
+        posted = posted_segments(store)
+        rows = books.usage(first_day, last_day) + _unposted(data_dir, posted, price_of, skip_damaged=skip_damaged)
+        if posted_segments(store) == posted:
+            return [row for row in rows if first_day <= row.day <= last_day]
+
+
+def _unposted(
+    data_dir: Path, posted: Collection[tuple[str, int]], price_of: PriceOf, *, skip_damaged: bool
+) -> list[UsageRow]:
+    fold = UsageFold(price_of, "")
+    for directory in instances(data_dir):
+        paths = segments(directory)
+        for index, path in enumerate(paths):
+            if (directory.name, segment_number(path)) in posted:
+                continue
+            try:
+                for rows in SegmentRows(path, digest_before(paths, index)).batches(_BATCH_ROWS):
+                    fold.add(rows)
+            except JournalError:
+                if not skip_damaged:
+                    raise
+    return fold.usage()
 
 
 def taken_back_of(

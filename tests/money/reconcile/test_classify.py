@@ -224,6 +224,11 @@ def test_what_was_corrected_is_not_corrected_again() -> None:
     assert [(one.meter, one.ours_pico) for one in made.lines] == [("input", 250_000_000), ("estimated", 0)]
     (found,) = made.billed
     assert (found.pico, found.rows[0].now_pico, found.rows[0].bound_pico) == (250_000_000, 250_000_000, 10**9)
+    again = [estimated(bound_pico=10**9), estimated(bound_pico=-(10**9)), rows[1]]
+    assert statement([line("input", 100)], again, taken_back={key: 10**9}).lines == made.lines, "posted or not yet"
+    aborted = {AbortedKey(DAY, "openai", "gpt-4o"): 10**9}
+    later = statement([line("input", 90)], again, taken_back={key: 10**9}, aborted=aborted)
+    assert parts(later) == {"aborted": -10 * UNITS["input"]}
     elsewhere = statement([line("input", 90)], rows)
     assert parts(elsewhere) == {"lost": -10 * UNITS["input"]}, "the correction's journal is on another node"
 
@@ -353,7 +358,7 @@ def our_rows(draw: Any) -> UsageRow:
         "price_id": priced or PRICE.id,
     }
     row = usage(draw(DAYS), tenant=draw(st.sampled_from(["acme", "beta"])), **values)
-    cost = {"estimated": draw(st.integers(0, 10**15)), "corrected": draw(PICO), "posted": row.cost_pico}.get(outcome, 0)
+    cost = {"estimated": draw(PICO), "corrected": draw(PICO), "posted": row.cost_pico}.get(outcome, 0)
     return usage(
         row.day, tenant=row.tenant, **(values | {"price_id": draw(st.sampled_from([priced, ""])), "cost_pico": cost})
     )

@@ -37,7 +37,7 @@ def corrections(
     for one in billed:
         if not first_day <= one.day <= last_day:
             continue
-        bounds = [row.bound_pico for row in one.rows]
+        bounds = [max(0, row.bound_pico) for row in one.rows]
         if not sum(bounds):
             continue
         shares = largest_remainder(one.pico, bounds)

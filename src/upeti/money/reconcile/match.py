@@ -271,10 +271,9 @@ def match(
     sides = _Sides(report, sums, rows, models or {}, call_names or {})
     for key, found in sums.items():
         sides.place(matched, key, found, convert)
-    left_pico = dict(aborted or {})
     for one in rows:
-        _place_ours(matched, one, sides, price_of, left_pico)
-    _restore_bounds(matched, taken_back or {})
+        _place_ours(matched, one, sides, price_of)
+    _finish_estimates(matched, taken_back or {}, dict(aborted or {}))
     for hours in capacity:
         group = GroupKey(hours.currency, hours.channel, "", "", "", "", Nature.CAPACITY.value)
         day = matched.groups.setdefault(group, {}).setdefault(hours.day, Day())
@@ -401,9 +400,7 @@ def _add(to: Theirs, found: Theirs) -> None:
     to.converted_from = to.converted_from or found.converted_from
 
 
-def _place_ours(
-    matched: Matched, one: OurUsage, sides: _Sides, price_of: PriceOf, aborted: dict[AbortedKey, int]
-) -> None:
+def _place_ours(matched: Matched, one: OurUsage, sides: _Sides, price_of: PriceOf) -> None:
     row, call = one.row, one.call
     model = row.model if call else sides.model(row.channel, row.model)
     group = GroupKey(row.currency, row.channel, "", model, sides.tier(row, call), call, Nature.USAGE.value)
@@ -414,7 +411,7 @@ def _place_ours(
         row.outcome == CORRECTED and not row.price_id and (row.day, estimated_name(row, call)) in sides.estimated
     )
     if row.outcome == "estimated" or reconciled:
-        _place_estimated(day, one, aborted)
+        _place_estimated(day, one)
         return
     if row.outcome == "unpriced":
         day.unpriced += row.attempts
@@ -436,7 +433,7 @@ def _place_ours(
             units[at] = units.get(at, 0) + part.quantity
 
 
-def _place_estimated(day: Day, one: OurUsage, aborted: dict[AbortedKey, int]) -> None:
+def _place_estimated(day: Day, one: OurUsage) -> None:
     """An earlier report's correction belongs to the estimated usage with the same dimensions."""
     name = estimated_name(one.row, one.call)
     found = day.estimated.get(name)
@@ -450,21 +447,22 @@ def _place_estimated(day: Day, one: OurUsage, aborted: dict[AbortedKey, int]) ->
         return
     found.bound_pico += one.row.cost_pico
     found.row = one.row
-    key = AbortedKey(one.row.day, one.row.channel, one.row.model, one.call)
-    pico = min(one.row.cost_pico, aborted.get(key, 0))
-    if pico:
-        aborted[key] -= pico
-        day.aborted_pico += pico
 
 
-def _restore_bounds(matched: Matched, taken_back: Mapping[TakenBackKey, int]) -> None:
+def _finish_estimates(matched: Matched, taken_back: Mapping[TakenBackKey, int], aborted: dict[AbortedKey, int]) -> None:
     """Usage says what is still estimated: what a correction took back is what it was posted at before."""
-    for days in matched.groups.values():
-        for date, day in days.items():
-            for name, found in day.estimated.items():
+    for group in sorted(matched.groups):
+        for date, day in matched.groups[group].items():
+            for name in sorted(day.estimated):
+                found = day.estimated[name]
                 if found.corrected:
                     found.bound_pico += taken_back.get(TakenBackKey(date, name), 0)
                     found.bound_pico = max(found.bound_pico, found.now_pico, 0)
+                key = AbortedKey(date, found.row.channel, found.row.model, found.call)
+                pico = min(found.bound_pico, aborted.get(key, 0))
+                if pico > 0:
+                    aborted[key] -= pico
+                    day.aborted_pico += pico
 
 
 def estimated_name(row: UsageRow | CostCorrected, call: str) -> str:
