@@ -15,7 +15,8 @@ import msgspec
 
 from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
-from upeti.money.concentration import Flow, tokens_of
+from upeti.core.meters import tokens_of
+from upeti.money.concentration import Flow
 from upeti.money.invoice import entries_of
 from upeti.money.parties import Denominator, Parties, Place, Side, Standing
 from upeti.money.price import Price

@@ -7,6 +7,7 @@ wire module turns what it reads into these. A meter that was not reported is abs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 INPUT: Final = "input"
@@ -40,6 +41,6 @@ ALL_METERS: Final = (*INPUT_METERS, *OUTPUT_METERS, AUDIO_SECONDS)
 Meters = dict[str, int]
 
 
-def tokens_of(meters: Meters) -> int:
+def tokens_of(meters: Mapping[str, int]) -> int:
     """Return the tokens of all meters together."""
     return sum(quantity for name, quantity in meters.items() if name != AUDIO_SECONDS)

@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from upeti.core.meters import INPUT_METERS, OUTPUT_METERS
 from upeti.money.parties import Band, Clause, Denominator, Scope
 from upeti.money.usage import UsageRow
 
@@ -24,8 +23,6 @@ STRESSED: Final = {"suppliers": ("spend", "calls"), "customers": ("revenue", "ma
 TOPS: Final = (1, 3, 5, 10)
 YARDSTICK: Final = Fraction(1, 10)  # the share that every whole is looked at for; what asks for it are the clauses
 HHI_MAX: Final = 10_000
-
-_TOKENS: Final = frozenset((*INPUT_METERS, *OUTPUT_METERS))
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -99,11 +96,6 @@ class Reach(msgspec.Struct, frozen=True):
     route: str
     calls: int  # that the leaving party took
     alone: bool | None  # no candidate of another party; None: the configuration has no such route any more
-
-
-def tokens_of(meters: Mapping[str, int]) -> int:
-    """Return the tokens of all meters that count tokens."""
-    return sum(quantity for meter, quantity in meters.items() if meter in _TOKENS)
 
 
 def rank(flows: Iterable[Flow], level: str, measure: str) -> Ranking:
