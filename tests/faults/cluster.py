@@ -113,7 +113,9 @@ class Blows:
         self.troubled_ns: list[tuple[int, int]] = []
         self._cluster = cluster
         self._random = random
-        self._restarts_database = restarts_database
+        self._kinds = ["process"] * 5 + ["connections"] * 2 + ["node"] + ["database"] * restarts_database
+        # Each kind comes once before any comes again.
+        self._first = random.sample(sorted(set(self._kinds)), k=len(set(self._kinds)))
 
     async def strike_for(self, seconds: float, *, pause_s: tuple[float, float]) -> None:
         loop = asyncio.get_running_loop()
@@ -128,15 +130,15 @@ class Blows:
         """One blow. What takes a while is waited for: a node cannot start while there is no database."""
         random, cluster = self._random, self._cluster
         node = random.choice(cluster.nodes)
-        drawn = random.random()
-        if drawn < 0.55:
+        kind = self._first.pop() if self._first else random.choice(self._kinds)
+        if kind == "process":
             killer = Killer(node, random, freezes=True)
             killer.kill_one()
             self.counts += killer.kills
-        elif drawn < 0.75:
+        elif kind == "connections":
             cut = cluster.server.cut_connections(cluster.state_url, share=random.choice((0.3, 1.0)))
             self.counts["database connections"] += cut
-        elif drawn < 0.88 or not self._restarts_database:
+        elif kind == "node":
             await node.kill_all()
             self.counts["node"] += 1
             await asyncio.sleep(random.uniform(0.1, 1.0))
