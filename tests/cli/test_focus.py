@@ -74,7 +74,7 @@ def test_the_sum_is_the_usage_to_the_last_digit(config: Path, tmp_path: Path) ->
     assert {row["BillingCurrency"] for row in rows} == {"USD"}  # October is left out
     expected = sum(row.cost_pico for row in every_sort() if row.currency == "USD")
     assert sum(Decimal(row["BilledCost"]) for row in rows) == Decimal(decimal_text(expected))
-    assert {row["ServiceProviderName"] for row in rows} == {"Microsoft"}
+    assert {row["ServiceProviderName"] for row in rows} == {"Microsoft Azure"}
     assert {(row["BillingAccountId"], row["BillingAccountName"], row["RegionId"]) for row in rows} == {
         ("sub-1", "openai", "data_zone_eu")
     }

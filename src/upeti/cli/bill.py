@@ -18,8 +18,11 @@ from upeti.cli.options import (
     ConfigOption,
     CsvOption,
     DataDirOption,
+    FirstDayOption,
     JsonOption,
+    LastDayOption,
     SkipDamagedOption,
+    TenantOption,
     complaints,
     data_dir_of,
     rates_file_of,
@@ -37,15 +40,9 @@ def bill(
     by: Annotated[
         str, typer.Option("--by", help=f"What to split the bill by, comma-separated: {', '.join(GROUPS)}.")
     ] = "tenant,feature,model",
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
+    tenant: TenantOption = None,
     currency: Annotated[
         str | None,
         typer.Option(help="Show the costs in this currency too, such as IDR, at a dated rate.", show_default=False),

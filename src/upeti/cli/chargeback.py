@@ -14,7 +14,10 @@ from upeti.cli.options import (
     ConfigOption,
     CsvOption,
     DataDirOption,
+    FirstDayOption,
     JsonOption,
+    LastDayOption,
+    TenantOption,
     complaints,
     rates_file_of,
 )
@@ -38,15 +41,9 @@ def chargeback(
         str, typer.Option("--by", help=f"What to split by, comma-separated: {', '.join(GROUPS)}.")
     ] = "tenant,feature",
     period: Annotated[str | None, typer.Option(help="A month, such as 2026-10; UTC.", show_default=False)] = None,
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
+    tenant: TenantOption = None,
     currency: Annotated[
         str | None,
         typer.Option(help="Show the costs in this currency too, such as IDR, at a dated rate.", show_default=False),

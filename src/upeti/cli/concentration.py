@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,9 @@ from upeti.cli.options import (
     ConfigOption,
     CsvOption,
     DataDirOption,
+    FirstDayOption,
     JsonOption,
+    LastDayOption,
     complaints,
     rates_file_of,
     tenants_file_of,
@@ -42,14 +43,8 @@ def concentration(
             show_default="all",
         ),
     ] = "",
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
     denominators: Annotated[
         Path | None,
         typer.Option(help="File with what a segment and the company amount to by month.", show_default=False),

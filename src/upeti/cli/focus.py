@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, accounts_of, complaints, rates_file_of
+from upeti.cli.options import (
+    ConfigOption,
+    FirstDayOption,
+    JsonOption,
+    LastDayOption,
+    TenantOption,
+    complaints,
+    rates_file_of,
+    values_of,
+)
 from upeti.cli.output import cell, console, plain, table
+from upeti.cli.places import Seen, channels_in
 from upeti.cli.state import open_state
 from upeti.core.amount import decimal_text
 from upeti.money.focus import files
 from upeti.money.focus.columns import Dataset
-from upeti.money.focus.export import Parties, Row, cost_and_usage, sum_pico
-from upeti.money.focus.parties import party_of, unknown_party
+from upeti.money.focus.export import Parties, Party, Row, cost_and_usage, sum_pico
 
 if TYPE_CHECKING:
     from upeti.control.store import Store
@@ -30,21 +39,15 @@ focus_app = typer.Typer(help="Export what was spent as FOCUS 1.4, or check such 
 @focus_app.command("export")
 def export_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
     dataset: Annotated[
         Dataset, typer.Option(help="What we pay, by day and meter; or what we invoiced, by printed line.")
     ] = Dataset.COST_AND_USAGE,
     file_format: Annotated[
         files.Format | None, typer.Option("--format", help="Without it the file's name says.", show_default=False)
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
+    tenant: TenantOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Write costs, or the lines of issued invoices, as FOCUS 1.4.
@@ -150,13 +153,19 @@ def _invoiced(
 
 
 def _parties(config: Path | None) -> Parties:
-    known = {
-        one.name: msgspec.structs.replace(
-            party_of(one.kind, urlsplit(one.base_url).hostname or ""), account=one.account, region=one.zone
-        )
-        for one in accounts_of(config)
-    }
-    return lambda channel: known.get(channel) or unknown_party(channel)
+    from upeti.money import parties as facts
+
+    known = facts.Parties.load()
+    today = datetime.datetime.now(datetime.UTC).date()
+    seen = channels_in(values_of(config))
+
+    def party(channel: str) -> Party:
+        place = seen.get(channel, Seen())
+        standing = known.standing(facts.Place(channel, place.kind, place.host), today)
+        name = standing.party
+        return Party(standing.service, name, name, name, place.account, place.zone)
+
+    return cache(party)
 
 
 def _show(file: Path, verdict: Verdict) -> None:

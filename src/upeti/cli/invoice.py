@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, rates_file_of, tenants_file_of
+from upeti.cli.options import ConfigOption, JsonOption, TenantOption, rates_file_of, tenants_file_of
 from upeti.cli.output import cell, console, plain, table, write_csv
 from upeti.cli.state import open_state
 from upeti.core.amount import decimal_text
@@ -128,7 +128,7 @@ def pay_command(
 
 @invoice_app.command("list")
 def list_command(
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
+    tenant: TenantOption = None,
     month: Annotated[str | None, typer.Option(help="Only this month, such as 2026-10.", show_default=False)] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from upeti.cli.options import ConfigOption, CsvOption, DataDirOption, JsonOption, complaints, values_of
+from upeti.cli.options import (
+    ConfigOption,
+    CsvOption,
+    DataDirOption,
+    FirstDayOption,
+    JsonOption,
+    LastDayOption,
+    TenantOption,
+    complaints,
+    values_of,
+)
 from upeti.cli.output import aligned, cell, console, only_one, plain, table, write_csv
 from upeti.cli.state import open_books
 from upeti.core.amount import decimal_text
@@ -28,15 +38,6 @@ ledger_app = typer.Typer(
 )
 
 _BY: Final = ("account", "tenant", "channel", "day", "period")
-FirstDayOption = Annotated[
-    datetime.datetime | None,
-    typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-]
-LastDayOption = Annotated[
-    datetime.datetime | None,
-    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-]
-TenantOption = Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)]
 
 
 @ledger_app.command("balance")

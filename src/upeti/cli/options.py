@@ -6,6 +6,7 @@ out also while somebody is editing the file.
 
 from __future__ import annotations
 
+import datetime
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,15 @@ DataDirOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; money as exact decimal strings.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV; money as exact decimals.")]
+FirstDayOption = Annotated[
+    datetime.datetime | None,
+    typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
+]
+LastDayOption = Annotated[
+    datetime.datetime | None,
+    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
+]
+TenantOption = Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)]
 SkipDamagedOption = Annotated[
     bool,
     typer.Option(

@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 class Seen(NamedTuple):
     """A channel, as far as the file says; "" for what it does not."""
 
-    kind: str
-    host: str
-    part: str  # of the price book
-    zone: str
+    kind: str = ""
+    host: str = ""
+    part: str = ""  # of the price book
+    zone: str = ""
+    account: str = ""  # on the provider's bill
 
 
 def channels_in(values: Mapping[str, Any]) -> dict[str, Seen]:
@@ -27,7 +28,9 @@ def channels_in(values: Mapping[str, Any]) -> dict[str, Seen]:
         url = str(channel.get("base_url") or (provider.base_url if provider else ""))
         host = urlsplit(url).hostname or ""
         part = str(channel.get("prices") or (provider.host(host).prices if provider else ""))
-        found[str(channel.get("name", ""))] = Seen(kind, host, part, str(channel.get("zone", "")))
+        found[str(channel.get("name", ""))] = Seen(
+            kind, host, part, str(channel.get("zone", "")), str(channel.get("account", ""))
+        )
     return found
 
 

@@ -20,7 +20,9 @@ from upeti.cli.options import (
     ConfigOption,
     CsvOption,
     DataDirOption,
+    FirstDayOption,
     JsonOption,
+    LastDayOption,
     SkipDamagedOption,
     accounts_of,
     complaints,
@@ -64,14 +66,6 @@ AccountOption = Annotated[
 ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", help="THEIRS=OURS: the name of a model that no rule finds.", show_default=False),
-]
-FirstDayOption = Annotated[
-    datetime.datetime | None,
-    typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-]
-LastDayOption = Annotated[
-    datetime.datetime | None,
-    typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
 ]
 ToleranceOption = Annotated[str, typer.Option(help="An amount up to which what is left of a line counts as rounding.")]
 RatesOption = Annotated[

@@ -5,11 +5,21 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from upeti.cli.options import ConfigOption, CsvOption, DataDirOption, JsonOption, complaints, values_of
+from upeti.cli.options import (
+    ConfigOption,
+    CsvOption,
+    DataDirOption,
+    FirstDayOption,
+    JsonOption,
+    LastDayOption,
+    TenantOption,
+    complaints,
+    values_of,
+)
 from upeti.cli.output import aligned, cell, console, only_one, table, write_csv
 from upeti.cli.places import channels_in
 from upeti.cli.state import open_books
@@ -35,15 +45,9 @@ _NOT_MEASURED: Final = (
 
 
 def savings(
-    first_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--from", formats=["%Y-%m-%d"], help="First day, UTC.", show_default=False),
-    ] = None,
-    last_day: Annotated[
-        datetime.datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, UTC, included.", show_default=False),
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant.", show_default=False)] = None,
+    first_day: FirstDayOption = None,
+    last_day: LastDayOption = None,
+    tenant: TenantOption = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
     config: ConfigOption = None,

@@ -39,6 +39,7 @@ class _PartyFields(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     host: str = ""  # ".name" stands for all hosts below name
     effective: datetime.date = msgspec.field(name="from")
     party: Text
+    service: str = ""  # what it sells, by its name; "": the party's own
     parent: Text
     source: Text
     source_date: datetime.date
@@ -58,6 +59,7 @@ class Standing(msgspec.Struct, frozen=True):
 
     party: str
     parent: str
+    service: str
     source: str  # "" when no row knows the channel
     remark: str = ""
 
@@ -88,9 +90,9 @@ class Parties:
                 rank = (weight, row.effective, number)
                 best = (rank, row) if best is None or rank > best[0] else best
         if best is None:
-            return Standing(place.channel, place.channel, "")
+            return Standing(place.channel, place.channel, place.channel, "")
         row = best[1]
-        return Standing(row.party, row.parent, row.source, row.remark)
+        return Standing(row.party, row.parent, row.service or row.party, row.source, row.remark)
 
 
 def _weight(row: _PartyFields, place: Place) -> int:
