@@ -284,15 +284,17 @@ def month(plan: Plan) -> list[Figure]:
         generate(directory, plan.events, store)
         size_mb = sum(path.stat().st_size for path in directory.glob("*.parquet")) / 10**6
         os.sched_setaffinity(0, {machine.MEASURED_CORE})
-        begin_s = time.monotonic()
+        begin_s, begin_cpu_s = time.monotonic(), time.process_time()
         scanned = {by: full_scan(directory, by) for by in _SPLITS}
         scan_s = (time.monotonic() - begin_s) / len(_SPLITS)
-        taken_s = []
+        scan_cpu_s = (time.process_time() - begin_cpu_s) / len(_SPLITS)
+        taken_s, cpu_s = [], []
         for _ in range(_ROUNDS):
             for by, expected in scanned.items():
-                begin_s = time.monotonic()
+                begin_s, begin_cpu_s = time.monotonic(), time.process_time()
                 found, rows = roll_up(store, by)
                 taken_s.append(time.monotonic() - begin_s)
+                cpu_s.append(time.process_time() - begin_cpu_s)
                 if found != expected:
                     raise AssertionError(f"chargeback by {by} differs from the full scan")
         begin_s = time.monotonic()
@@ -301,13 +303,14 @@ def month(plan: Plan) -> list[Figure]:
         store.close()
         return [
             figure(
-                f"month's chargeback, {plan.events:,} events, {rows:,} roll-ups",
+                f"month's chargeback, {plan.events:,} events, {rows:,} roll-ups (CPU time)",
                 "s",
-                sorted(taken_s)[len(taken_s) // 2],
+                sorted(cpu_s)[len(cpu_s) // 2],
                 f"full scan, {size_mb:,.0f} MB",
-                scan_s,
+                scan_cpu_s,
                 at_most=1,
             ),
+            figure("the same by the clock", "s", sorted(taken_s)[len(taken_s) // 2], "full scan", scan_s),
             figure(f"the same by plain SQL, {sql_rows} rows, doubles: not exact", "s", sql_s),
         ]
 
