@@ -30,6 +30,8 @@ EXPECTED_IN_LOG = (
     "ledger_failed",
     "snapshot_failed",
     "recovery_failed",
+    "alerts_failed",
+    "projection_failed",
     "AdminShutdown",
     "ended while starting",
 )

@@ -298,7 +298,11 @@ class Keeper:
             await asyncio.sleep(pause_s)
             pause_s = _PROJECT_S
             # Once an hour in any case: other nodes are told up to when everything is posted.
-            now = (await asyncio.to_thread(self.recovery.closable), int(time.time()) // 3600)
+            try:
+                now = (await asyncio.to_thread(self.recovery.closable), int(time.time()) // 3600)
+            except Exception as error:  # a database that is away: it may pass
+                self.log.error("projection_failed", f"{type(error).__name__}: {error}; it is tried again")
+                continue
             if now == done:
                 continue  # loading the libraries alone takes a second of processor time
             process = await asyncio.create_subprocess_exec(
