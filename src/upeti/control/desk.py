@@ -23,7 +23,7 @@ from upeti.gateway.keeper_link import KeeperWord, LeaseGrant, LeaseRecall
 
 # A recalled worker answers within a turn of its loop; one that does not is stuck, and who asks must not be.
 RECALL_WAIT_S: Final = 0.2
-# Another node answers within some milliseconds (docs/decisions/0006). It is asked again meanwhile, for a word may be lost
+# Another node answers within some milliseconds (docs/decisions/0007). It is asked again meanwhile, for a word may be lost
 # with its connection; a worker's call waits for 3 seconds at most.
 NODE_WAIT_S: Final = 1.2
 _NODE: Final = "@"  # begins the name of a node among those of workers, which have no such sign
