@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from support.journal_files import DAY_NS, START_NS, JournalFiles, corrected, opened, settled
+from upeti.control import book_audit
 from upeti.control.book_audit import BookAudit, audit_books
 from upeti.control.books import Books
 from upeti.control.closing import close_period
@@ -165,3 +166,29 @@ def test_a_parquet_file_that_is_gone_is_no_damage(sound: Path, tmp_path: Path) -
     shutil.copytree(sound, data_dir)
     shutil.rmtree(data_dir / "events")
     assert audit(data_dir).sound
+
+
+def test_what_is_posted_while_the_books_are_checked_is_no_damage(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = tmp_path / "changed"
+    shutil.copytree(sound, data_dir)
+    store = Store(data_dir)
+    posted: list[int] = []
+
+    class KeeperPosts(book_audit.SegmentRows):
+        """A segment that is read while the keeper posts another one."""
+
+        def __init__(self, path: Path, previous_digest: bytes) -> None:
+            super().__init__(path, previous_digest)
+            if not posted:
+                files = JournalFiles(data_dir, "w1-0001")
+                files.append(opened(1), settled(1, cost_pico=11))
+                files.close()
+                posted.append(project_closed_segments(data_dir, sink=Poster(store, "here")))
+
+    monkeypatch.setattr(book_audit, "SegmentRows", KeeperPosts)
+    result = audit_books(store, "here")
+    assert (result.findings, result.batches, posted) == ([], 5, [1])
+    assert audit_books(store, "here").batches == 6
+    store.close()

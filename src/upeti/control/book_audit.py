@@ -1,8 +1,9 @@
 """Checking the books from a call's record to the invoice, by reading everything anew.
 
 Rules: nothing is believed that can be computed: a batch's hash and chain from its content, its postings and the usage
-from the journal's segment that it names, the sums of the Parquet files from the files. What is not as it should be is
-named, with its cure, and never repaired here. Journals of other nodes are on their disks: they are said to be unchecked.
+from the journal's segment that it names, the sums of the Parquet files from the files. The state is read at one moment,
+because keepers go on posting. What is not as it should be is named, with its cure, and never repaired here. Journals of
+other nodes are on their disks: they are said to be unchecked.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import msgspec
 from sqlalchemy import select
 
 from upeti.control import tables
-from upeti.control.books import Books
+from upeti.control.books import Books, batches_in, usage_in
 from upeti.control.posting import Prices, postings_of
 from upeti.control.store import Store
 from upeti.core.amount import decimal_text, parse_pico
@@ -69,15 +70,39 @@ class BookAudit(msgspec.Struct):
 def audit_books(store: Store, node: str) -> BookAudit:
     """Check the books of ``store``, and the journals of ``node`` that they stand for."""
     result = BookAudit()
-    batches = Books(store).batches()
-    _check_chain(batches, result)
-    _check_totals(store, batches, result)
-    folded = _check_segments(store, node, batches, result)
-    _check_usage(store, node, batches, folded, result)
-    _check_events(store.data_dir, node, batches, result)
-    _check_invoices(store, batches, result)
-    _check_periods(store, batches, result)
+    books = _read(store)
+    _check_chain(books.batches, result)
+    _check_totals(books, result)
+    folded = _check_segments(store, node, books.batches, result)
+    _check_usage(books, node, folded, result)
+    _check_events(store.data_dir, node, books.batches, result)
+    _check_invoices(books, result)
+    _check_periods(books, result)
     return result
+
+
+class _Kept(msgspec.Struct):
+    """All that the state has of the books, at one moment."""
+
+    batches: list[Batch]
+    postings: int
+    usage: list[UsageRow]
+    named: list[tuple[str, str]]  # tenant and dimensions of every row of usage
+    invoices: list[Any]
+    closed: dict[str, int]  # period → batch
+
+
+def _read(store: Store) -> _Kept:
+    usage = tables.usage_days.c
+    with store.engine.connect() as connection:
+        return _Kept(
+            batches=batches_in(connection),
+            postings=len(connection.execute(select(tables.postings.c.batch)).all()),
+            usage=usage_in(connection),
+            named=[tuple(row) for row in connection.execute(select(usage.tenant, usage.dimensions).distinct())],
+            invoices=list(connection.execute(select(tables.invoices).order_by(tables.invoices.c.number)).all()),
+            closed={row.period: row.batch for row in connection.execute(select(tables.periods))},
+        )
 
 
 def _check_chain(batches: list[Batch], result: BookAudit) -> None:
@@ -100,16 +125,14 @@ def _check_chain(batches: list[Batch], result: BookAudit) -> None:
     result.last_hash = previous
 
 
-def _check_totals(store: Store, batches: list[Batch], result: BookAudit) -> None:
-    for currency, pico in totals(posting for batch in batches for posting in batch.postings).items():
+def _check_totals(books: _Kept, result: BookAudit) -> None:
+    for currency, pico in totals(posting for batch in books.batches for posting in batch.postings).items():
         if pico:
             text = f"debits and credits differ by {decimal_text(pico)} {currency}: {_RESTORE_STATE}"
             result.find("trial balance", currency, text)
-    known = sum(len(batch.postings) for batch in batches)
-    with store.engine.connect() as connection:
-        kept = len(connection.execute(select(tables.postings.c.batch)).all())
-    if kept != known:
-        result.find("stray postings", "postings", f"{kept - known} belong to no batch: {_RESTORE_STATE}")
+    known = sum(len(batch.postings) for batch in books.batches)
+    if books.postings != known:
+        result.find("stray postings", "postings", f"{books.postings - known} belong to no batch: {_RESTORE_STATE}")
 
 
 def _check_segments(store: Store, node: str, batches: list[Batch], result: BookAudit) -> dict[Any, UsageRow]:
@@ -196,10 +219,9 @@ def add_usage(sums: dict[Any, UsageRow], usage: Iterable[UsageRow]) -> None:
         sums[key] = row
 
 
-def _check_usage(store: Store, node: str, batches: list[Batch], folded: dict[Any, UsageRow], result: BookAudit) -> None:
+def _check_usage(books: _Kept, node: str, folded: dict[Any, UsageRow], result: BookAudit) -> None:
     kept: dict[Any, UsageRow] = {}
-    rows = Books(store).usage()
-    add_usage(kept, (row for row in rows if row.node == node))
+    add_usage(kept, (row for row in books.usage if row.node == node))
     if not any(finding.kind in ("damaged segment", "other length") for finding in result.findings):
         for key in kept.keys() | folded.keys():
             found, expected = kept.get(key), folded.get(key)
@@ -208,22 +230,20 @@ def _check_usage(store: Store, node: str, batches: list[Batch], folded: dict[Any
                 where = f"{one.day} {one.tenant}/{one.feature}/{one.model} ({one.outcome})"
                 result.find("usage differs", where, f"it is not the sum of the journals: {_RESTORE_STATE}")
     used: dict[_Cell, int] = {}
-    for row in rows:
+    for row in books.usage:
         cell = (row.tenant, row.channel, row.currency, row.day.isoformat())
         used[cell] = used.get(cell, 0) + row.cost_pico
     posted: dict[_Cell, int] = {}
-    for batch in batches:
+    for batch in books.batches:
         if batch.kind in (BatchKind.USAGE, BatchKind.CAPACITY):
             _add_costs(posted, batch.postings)
     for cell in sorted(used.keys() | posted.keys()):
         if used.get(cell, 0) != posted.get(cell, 0):
             amounts = f"usage says {decimal_text(used.get(cell, 0))}, postings {decimal_text(posted.get(cell, 0))}"
             result.find("usage is not posted", " ".join(cell), f"{amounts}: {_RESTORE_STATE}")
-    with store.engine.connect() as connection:
-        table = tables.usage_days.c
-        for tenant, dimensions in connection.execute(select(table.tenant, table.dimensions)):
-            if msgspec.json.decode(dimensions).get("tenant", "") != tenant:
-                result.find("usage differs", tenant, f"a row names another tenant than it counts for: {_RESTORE_STATE}")
+    for tenant, dimensions in books.named:
+        if msgspec.json.decode(dimensions).get("tenant", "") != tenant:
+            result.find("usage differs", tenant, f"a row names another tenant than it counts for: {_RESTORE_STATE}")
 
 
 def _sums(row: UsageRow) -> tuple[Any, ...]:
@@ -264,12 +284,10 @@ def _check_events(data_dir: Path, node: str, batches: list[Batch], result: BookA
                     result.find("events differ", path.name, text)
 
 
-def _check_invoices(store: Store, batches: list[Batch], result: BookAudit) -> None:
-    by_number = {batch.number: batch for batch in batches}
+def _check_invoices(books: _Kept, result: BookAudit) -> None:
+    by_number = {batch.number: batch for batch in books.batches}
     documents = set()
-    with store.engine.connect() as connection:
-        rows = connection.execute(select(tables.invoices).order_by(tables.invoices.c.number)).all()
-    for row in rows:
+    for row in books.invoices:
         result.invoices += 1
         documents.add(row.sha256)
         if hashlib.sha256(row.document.encode()).hexdigest() != row.sha256:
@@ -277,21 +295,20 @@ def _check_invoices(store: Store, batches: list[Batch], result: BookAudit) -> No
         batch = by_number.get(row.batch)
         if batch is None or (batch.document_sha256, batch.reference) != (row.sha256, row.number):
             result.find("invoice is not posted", row.number, f"batch {row.batch} is not for it: {_RESTORE_STATE}")
-    for batch in batches:
+    for batch in books.batches:
         if batch.document_sha256 and batch.document_sha256 not in documents:
             text = f"its document {batch.reference} is not there: {_RESTORE_STATE}"
             result.find("missing invoice", f"batch {batch.number}", text)
 
 
-def _check_periods(store: Store, batches: list[Batch], result: BookAudit) -> None:
-    with store.engine.connect() as connection:
-        closed = {row.period: row.batch for row in connection.execute(select(tables.periods))}
-    closing = {batch.period: batch.number for batch in batches if batch.kind is BatchKind.CLOSE}
+def _check_periods(books: _Kept, result: BookAudit) -> None:
+    closed = books.closed
+    closing = {batch.period: batch.number for batch in books.batches if batch.kind is BatchKind.CLOSE}
     for period in sorted(closed.keys() | closing.keys()):
         if closed.get(period) != closing.get(period):
             result.find("period", period, f"its row and its batch do not say the same: {_RESTORE_STATE}")
     last = ""
-    for batch in batches:
+    for batch in books.batches:
         if batch.kind is BatchKind.CLOSE:
             last = max(last, batch.period)
         elif batch.period <= last:

@@ -47,32 +47,13 @@ class Books:
         self, first_day: datetime.date | None = None, last_day: datetime.date | None = None, tenant: str | None = None
     ) -> list[UsageRow]:
         """Return the rows of some days, both included, by day."""
-        table = tables.usage_days
-        sums = (table.c.calls, table.c.attempts, table.c.unmetered, table.c.meters)
-        # As text: a conversion per value by SQLAlchemy would take as long as everything else.
-        query = select(table.c.day, table.c.dimensions, *sums, type_coerce(table.c.cost_pico, String))
-        query = query.order_by(table.c.day, table.c.id)
-        if first_day is not None:
-            query = query.where(table.c.day >= first_day.isoformat())
-        if last_day is not None:
-            query = query.where(table.c.day <= last_day.isoformat())
-        if tenant is not None:
-            query = query.where(table.c.tenant == tenant)
-        with self._store.engine.connect() as connection, _no_collector():
-            return _usage_rows(connection.execute(query).all())
+        with self._store.engine.connect() as connection:
+            return usage_in(connection, first_day, last_day, tenant)
 
     def batches(self) -> list[Batch]:
         """Return every batch with its postings, in order."""
         with self._store.engine.connect() as connection:
-            postings: dict[int, list[Posting]] = {}
-            lines = select(tables.postings).order_by(tables.postings.c.batch, tables.postings.c.line)
-            for row in connection.execute(lines):
-                postings.setdefault(row.batch, []).append(_posting(row))
-            query = select(tables.batches).order_by(tables.batches.c.number)
-            return [
-                Batch(**{**row._asdict(), "kind": BatchKind(row.kind)}, postings=tuple(postings.get(row.number, ())))
-                for row in connection.execute(query)
-            ]
+            return batches_in(connection)
 
     def price(self, price_id: str) -> Price | None:
         """Return a price that was ever served with, whatever the price files say now."""
@@ -121,6 +102,41 @@ def append_in(connection: Connection, batch: Batch, usage: Iterable[UsageRow] = 
         connection.execute(insert(tables.postings), lines)
     _add_usage(connection, usage)
     return batch
+
+
+def usage_in(
+    connection: Connection,
+    first_day: datetime.date | None = None,
+    last_day: datetime.date | None = None,
+    tenant: str | None = None,
+) -> list[UsageRow]:
+    """``Books.usage`` within a transaction, for what must be of the same moment."""
+    table = tables.usage_days
+    sums = (table.c.calls, table.c.attempts, table.c.unmetered, table.c.meters)
+    # As text: a conversion per value by SQLAlchemy would take as long as everything else.
+    query = select(table.c.day, table.c.dimensions, *sums, type_coerce(table.c.cost_pico, String))
+    query = query.order_by(table.c.day, table.c.id)
+    if first_day is not None:
+        query = query.where(table.c.day >= first_day.isoformat())
+    if last_day is not None:
+        query = query.where(table.c.day <= last_day.isoformat())
+    if tenant is not None:
+        query = query.where(table.c.tenant == tenant)
+    with _no_collector():
+        return _usage_rows(connection.execute(query).all())
+
+
+def batches_in(connection: Connection) -> list[Batch]:
+    """``Books.batches`` within a transaction."""
+    postings: dict[int, list[Posting]] = {}
+    lines = select(tables.postings).order_by(tables.postings.c.batch, tables.postings.c.line)
+    for row in connection.execute(lines):
+        postings.setdefault(row.batch, []).append(_posting(row))
+    query = select(tables.batches).order_by(tables.batches.c.number)
+    return [
+        Batch(**{**row._asdict(), "kind": BatchKind(row.kind)}, postings=tuple(postings.get(row.number, ())))
+        for row in connection.execute(query)
+    ]
 
 
 def _posting(row: Any) -> Posting:
