@@ -11,8 +11,10 @@ from sqlalchemy import delete
 
 from support.keeper_side import limits
 from upeti.control import tables
+from upeti.control.budgets import standings
 from upeti.control.ledger import Ask, BudgetRow, Granted, Hello, Instance, Ledger, Peers, Return
 from upeti.control.store import Store
+from upeti.money.budget_terms import BudgetTerms
 
 BIG = 10**25  # ten trillion units: far above what a 64-bit integer holds
 
@@ -119,6 +121,24 @@ def test_limits_change_and_spending_stays(open_store: OpenStore) -> None:
     made.set_terms(limits(a=50))
     assert made.budgets() == [BudgetRow("key:a", 50, 10, 50)]
     assert made.apply([ask("w1", 1, posted=10)], {"w1"}) == [Granted(0, -10, 50)]
+
+
+def test_a_window_whose_zone_has_changed_takes_new_limits_until_its_new_end(open_store: OpenStore) -> None:
+    hour_ns = 3600 * 10**9
+    now_ns = 1_794_000_000 * 10**9 // (24 * hour_ns) * 24 * hour_ns + 16 * hour_ns  # 16:00 UTC
+    made = Ledger(open_store(), now_ns=lambda: now_ns)
+    jakarta = BudgetTerms(name="day", limit="5", window="day", zone="Asia/Jakarta")
+    made.set_terms({"day": jakarta})
+    budget = jakarta.id_at(now_ns)
+    made.apply([hello("w1"), ask("w1", 10, posted=3, budget=budget)], {"w1"})
+    now_ns += 2 * hour_ns  # over in Jakarta, and not in UTC
+    for limit in ("5", "2"):
+        utc = BudgetTerms(name="day", limit=limit, window="day")
+        made.set_terms({"day": utc})
+        (row,) = made.budgets()
+        assert (row.id, row.limit_pico, row.ends_ns) == (budget, utc.limit_pico, utc.window_at(now_ns).ends_ns)
+    (shown,) = standings({"day": utc}, ["day"], made, now_ns)
+    assert (shown.id, shown.spent) == (budget, "0.000000000003")
 
 
 actions = st.lists(

@@ -337,6 +337,10 @@ async def test_an_attempt_that_failed_makes_room_again(tmp_path: Path, provider:
         # Without a cap it is ours; of two caps the higher one.
         (chat(), None, lambda size: 2 * size + 8 * 4096),
         (chat(max_tokens=5, max_completion_tokens=9), None, lambda size: 2 * size + 8 * 9),
+        # Under a name that the provider may pass over it is no cap, or perhaps none.
+        (chat(max_output_tokens=9), None, lambda size: 2 * size + 8 * 4096),
+        (chat(max_completion_tokens=9), None, lambda size: 2 * size + 8 * 4096),
+        (chat(max_completion_tokens=5_000), None, lambda size: 2 * size + 8 * 5_000),
         # Every choice is billed its own output, and perhaps its input.
         (chat(max_tokens=5, n=3), None, lambda size: 3 * (2 * size + 8 * 5)),
         # What is not in the body: the context window, or no bound at all.

@@ -49,6 +49,15 @@ def test_the_answer_to_a_recall_says_so_and_leaves_what_is_held() -> None:
     assert holds.leases() == {"b": (30, 0)}
 
 
+def test_a_lower_limit_that_the_keeper_tells_first_takes_the_lease_away_too() -> None:
+    treasury = Treasury()
+    holds = Holds(treasury)
+    holds.granted("b", 100, 0, 100)
+    holds.granted("b", 0, -90, 10)
+    assert not holds.place(holds.purses_of(("b",)), 30)
+    assert treasury.returned == [(100, 0, False)]
+
+
 class Journal:
     """Says when what is queued is written."""
 

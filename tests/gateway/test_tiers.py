@@ -140,6 +140,21 @@ async def test_with_a_limit_such_an_answer_takes_its_whole_hold(tmp_path: Path, 
     assert record.cost_pico == opened.bound_pico > 0
 
 
+async def test_with_a_limit_a_counted_meter_without_a_price_takes_the_whole_hold(
+    tmp_path: Path, provider: SimProvider
+) -> None:
+    """At nothing, such calls would go on for ever."""
+    callers = {KEY: Caller("k1", "acme", "shop", budgets=("key:k1",))}
+    no_output = Price("row", "USD", 0, {"input": 2 * MICRO_USD})
+    routes = [route("*", candidate("up", prices={"*": (no_output,)}))]
+    first = snapshot([channel("up", provider)], routes, callers=callers)
+    async with serving(tmp_path, first, limits_pico={"key:k1": 10**12}) as served:
+        _, opened, record = await settled(served, asked())
+        assert served.purse("key:k1").posted == opened.bound_pico > 0
+    assert (record.outcome, record.cost_pico, record.price_id) == (Outcome.ESTIMATED, opened.bound_pico, "")
+    assert record.meters
+
+
 async def test_what_is_asked_for_without_a_price_is_billed_where_the_answer_says_a_priced_tier(
     tmp_path: Path, provider: SimProvider
 ) -> None:

@@ -181,10 +181,21 @@ def test_an_overrun_bound_is_spent_in_full() -> None:
     budget.grant("a", 60, 1)
     budget.report("a", 70)
     assert (budget.spent_pico, budget.leased_pico, budget.rest_pico) == (70, 0, 30)
-    assert budget.grant("a", 15, 1) == 15
-    assert (budget.leases["a"].left_pico, budget.rest_pico) == (5, 25)
-    assert budget.close("a", 75) == 0
+    assert budget.short_pico("a", 30) == 20
+    assert budget.grant("a", 30, 1) == 30  # the 10 that are spent already are no part of the rest
+    assert (budget.leases["a"].left_pico, budget.rest_pico) == (20, 10)
+    assert budget.close("a", 75) == 15
     assert (budget.spent_pico, budget.rest_pico) == (75, 25)
+
+
+def test_what_a_holder_spent_while_nothing_was_refused_is_made_good_at_once() -> None:
+    """A soft budget became hard: its holder has posted 999,990 without any lease, and a call needs 7 of the 10 left."""
+    budget = Budget(limit_pico=1_000_000)
+    budget.report("a", 999_990)
+    assert budget.grant("a", 999_990 + 7, 4) == 999_997
+    assert (budget.leases["a"].left_pico, budget.rest_pico) == (7, 3)
+    budget.report("b", 3)
+    assert budget.grant("b", 4, 4) == 0
 
 
 def test_nobody_gives_back_more_than_it_has() -> None:

@@ -128,7 +128,7 @@ def standings(terms: Mapping[str, BudgetTerms], stored: Iterable[str], ledger: L
 
     ``stored`` are the names of those in the state.
     """
-    rows = {row.id: row for row in ledger.budgets() if not row.ends_ns or row.ends_ns > now_ns}
+    rows = {row.id: row for row in ledger.budgets()}
     freezes = {freeze.root: freeze for freeze in ledger.freezes()}
     in_state = frozenset(stored)
     found = []

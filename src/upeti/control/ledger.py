@@ -10,6 +10,7 @@ whose disk has its journal.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,6 +29,9 @@ LIVE: Final = "live"
 CLOSED: Final = "closed"
 # A minute's rate is of no use when it is over; the last words on it come within seconds.
 _RATES_KEPT_NS: Final = 120 * 10**9
+# Between the earliest and the latest zone's midnight of one date (UTC+14 and UTC-12), and some more: where the zone of a
+# budget has changed, its present window may have the end of before.
+_ZONES_APART_NS: Final = 27 * 3600 * 10**9
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -127,6 +131,8 @@ class Ledger:
         self._now_ns = now_ns
         self.peers = Peers()  # as last seen; only how much is granted at once and who is asked depend on it
         self.terms: Mapping[str, BudgetTerms] = {}  # by root
+        # A window that is made by the old terms while the new ones are taken would keep the old limit.
+        self._changing = threading.Lock()
         # Budgets that were spent from, or whose limit changed, here: for who watches the shares.
         self.touched: deque[str] = deque(maxlen=1_000_000)
 
@@ -136,7 +142,7 @@ class Ledger:
 
         ``connected`` are the instances of this node that can be asked to give back.
         """
-        with self._store.writing_rows() as connection:
+        with self._changing, self._store.writing_rows() as connection:
             batch = _Batch(connection, words, self._node, self.peers, self.terms)
             answers = [batch.take(word, connected) for word in words]
             spent = batch.write()
@@ -152,23 +158,26 @@ class Ledger:
 
         What was spent stays. A budget without an end is made at once, a window when it is first asked for.
         """
-        self.terms = terms
-        table, now_ns = tables.budgets, self._now_ns()
-        query = select(table.c.id, table.c.limit_pico).where((table.c.ends_ns == 0) | (table.c.ends_ns > now_ns))
-        with self._store.writing_rows() as connection:
-            known = {row.id: row.limit_pico for row in connection.execute(query)}
+        table, ends_ns = tables.budgets, tables.budgets.c.ends_ns
+        query = select(table.c.id, table.c.limit_pico, ends_ns)
+        query = query.where((ends_ns == 0) | (ends_ns > self._now_ns() - _ZONES_APART_NS))
+        with self._changing, self._store.writing_rows() as connection:
+            self.terms = terms
+            known = {row.id: (row.limit_pico, row.ends_ns) for row in connection.execute(query)}
             _make_missing(
                 connection,
                 [root for root, each in terms.items() if each.window == "total" and root not in known],
                 terms,
             )
-            changed: list[dict[str, Any]] = [
-                {"at": budget, "to": terms[root_of(budget)].limit_pico}
-                for budget, limit_pico in sorted(known.items())
-                if root_of(budget) in terms and terms[root_of(budget)].limit_pico != limit_pico
-            ]
+            changed: list[dict[str, Any]] = []
+            for budget, before in sorted(known.items()):
+                each = terms.get(root_of(budget))
+                window = each.window_of(budget) if each is not None else None
+                if each is not None and window is not None and before != (each.limit_pico, window.ends_ns):
+                    changed.append({"at": budget, "to": each.limit_pico, "until": window.ends_ns})
             if changed:
-                statement = update(table).where(table.c.id == bindparam("at")).values(limit_pico=bindparam("to"))
+                where = table.c.id == bindparam("at")
+                statement = update(table).where(where).values(limit_pico=bindparam("to"), ends_ns=bindparam("until"))
                 connection.execute(statement, changed)
         self.touched.extend(row["at"] for row in changed)
 
@@ -206,14 +215,14 @@ class Ledger:
 
         Done twice, the second time changes nothing.
         """
-        with self._store.writing_rows() as connection:
+        with self._changing, self._store.writing_rows() as connection:
             self.touched.extend(_close(connection, instance, posted_pico, self._node, self.terms))
 
     def give_up(self, instance: Instance) -> dict[str, int]:
         """End an instance whose journal is lost: all that it had leased counts as spent. Return budget → that."""
         table = tables.leases
         query = select(table.c.budget, table.c.granted_pico, table.c.posted_pico)
-        with self._store.writing_rows() as connection:
+        with self._changing, self._store.writing_rows() as connection:
             rows = connection.execute(query.where(table.c.instance == instance.instance)).all()
             spent_pico = {row.budget: max(row.granted_pico, row.posted_pico) for row in rows}
             self.touched.extend(_close(connection, instance, spent_pico, self._node, self.terms))
@@ -288,7 +297,7 @@ class _Batch:
         holders: tuple[str, ...] = ()
         nodes: tuple[str, ...] = ()
         amount_pico = 0
-        if budget.rest_pico < word.need_pico and not word.final:
+        if budget.rest_pico < budget.short_pico(word.instance, word.need_pico) and not word.final:
             others = [name for name, lease in budget.leases.items() if lease.left_pico and name != word.instance]
             holders = tuple(name for name in others if name in connected)
             nodes = self._nodes_of(name for name in others if name not in connected)

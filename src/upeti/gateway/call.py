@@ -134,11 +134,11 @@ class Call:
         self.fields = fields
         self.way = view.way(caller, target, self.model)
         self.stream = fields.stream is True
-        cap = fields.max_tokens
-        if fields.max_completion_tokens is not None:
-            cap = max(cap or 0, fields.max_completion_tokens)
-        if fields.max_output_tokens is not None:
-            cap = max(cap or 0, fields.max_output_tokens)
+        cap: int | None = None
+        for name in wire.cap_fields:  # another API's name of it may be passed over by the provider
+            given = getattr(fields, name)
+            if given is not None and (cap is None or given > cap):
+                cap = given
         self.cap = cap
         self.choices = 1
         if fields.n is not None or fields.best_of is not None or fields.prompt is not None:
@@ -191,7 +191,7 @@ class Call:
         input_tokens = self._input_tokens_max(lane)
         if input_tokens is None:
             return None
-        cap = lane.cap if self.cap is None else self.cap
+        cap = self._output_tokens_max(lane)
         reach = tariff.reach
         if len(reach) == 1:
             return bound_of(reach[0], input_tokens_max=input_tokens, output_tokens_max=cap, choices=self.choices)
@@ -205,7 +205,15 @@ class Call:
         input_tokens = self._input_tokens_max(lane)
         if input_tokens is None:
             return None
-        return self.choices * (input_tokens + (lane.cap if self.cap is None else self.cap))
+        return self.choices * (input_tokens + self._output_tokens_max(lane))
+
+    def _output_tokens_max(self, lane: Lane) -> int:
+        """How many tokens a choice can have at most."""
+        if self.cap is None:
+            return lane.cap
+        if lane.cap_field == "max_tokens" and self.fields.max_tokens is None:
+            return max(self.cap, lane.cap)  # the host may know no other name, and pass over the one that was given
+        return self.cap
 
     def _input_tokens_max(self, lane: Lane) -> int | None:
         if not self.target.wire.bounded:

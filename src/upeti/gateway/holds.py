@@ -44,9 +44,7 @@ class Ended(StrEnum):
 class Rule(StrEnum):
     """What an ending means for the hold."""
 
-    METERS = (
-        "meters"  # posted by the reported meters; estimated at the bound when there are none; unpriced without a price
-    )
+    METERS = "meters"  # posted by what is reported; estimated at the bound when nothing is; unpriced without a price
     NOTHING = "nothing"  # posted at zero
     VOID = "void"
 
@@ -252,9 +250,9 @@ class Holds:
     def granted(self, budget: str, amount_pico: int, left_pico: int, limit_pico: int) -> None:
         """The keeper's answer to ``ask``."""
         purse = self.purse(budget)
+        self.limited(purse, limit_pico)  # the keeper may know of a lower one before this worker's snapshot does
         purse.lease += amount_pico
         purse.left_elsewhere = left_pico
-        purse.limit = limit_pico
         purse.asked = False
         purse.refused = amount_pico == 0
         purse.wake()
@@ -421,6 +419,9 @@ class Attempt:
             if price is None and not self.purses:
                 bound_pico = None  # of another tier: here it limits nothing, and would stand for a cost
             outcome, cost_pico = settle(ended, meters, price, bound_pico)
+            if outcome is _UNPRICED and self.purses and bound_pico is not None:
+                # What it counted has no price: at nothing, the limit would not hold.
+                outcome, cost_pico, price = Outcome.ESTIMATED, bound_pico, None
         else:
             ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
         self.outcome = outcome

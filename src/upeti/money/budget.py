@@ -6,7 +6,7 @@ has posted. Plain integers of pico units; no clock, no store: whoever calls make
 tells anyone.
 
 A cost above its bound is an error of the bound. It is spent in full, never clamped, and the lease of its
-holder is empty until what it overran is made good.
+holder is empty until it is granted more.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ class Lease(msgspec.Struct):
     def left_pico(self) -> int:
         """What the holder may still hold or post from; never below zero."""
         return max(0, self.granted_pico - self.posted_pico)
+
+    @property
+    def owed_pico(self) -> int:
+        """What the holder has posted beyond what it was granted: above a bound, or while nothing was refused."""
+        return max(0, self.posted_pico - self.granted_pico)
 
 
 class Budget(msgspec.Struct):
@@ -61,11 +66,23 @@ class Budget(msgspec.Struct):
         With plenty left the grant is half of an equal share for each of ``holders``, so that most calls
         need no word; it shrinks as the rest shrinks, down to the bare need. Less than the need is granted
         when that is all there is: the holder may have several calls waiting, and some of them may fit.
+        What the holder has posted beyond its lease is spent already: it is granted on top, once there is
+        anything left, and takes nothing of the rest.
         """
-        slice_pico = max(need_pico, self.rest_pico // (2 * max(1, holders)))
-        amount_pico = max(0, min(slice_pico, self.rest_pico))
-        self.leases.setdefault(holder, Lease()).granted_pico += amount_pico
+        lease = self.leases.setdefault(holder, Lease())
+        rest_pico = self.rest_pico
+        slice_pico = max(self.short_pico(holder, need_pico), rest_pico // (2 * max(1, holders)))
+        amount_pico = min(slice_pico, rest_pico)
+        if amount_pico <= 0:
+            return 0
+        amount_pico += lease.owed_pico
+        lease.granted_pico += amount_pico
         return amount_pico
+
+    def short_pico(self, holder: str, need_pico: int) -> int:
+        """Return how much of the rest a need of ``holder`` takes."""
+        lease = self.leases.get(holder)
+        return need_pico if lease is None else max(0, need_pico - lease.owed_pico)
 
     def give_back(self, holder: str, amount_pico: int) -> int:
         """Take back from the lease of ``holder``; return how much it was, at most what the lease has left."""
