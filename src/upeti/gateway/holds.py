@@ -179,9 +179,7 @@ class Treasury(Protocol):
     def give_back(
         self, budget: str, amount_pico: int, posted_pico: int, *, recalled: bool = False, overrun: str = ""
     ) -> bool:
-        """Return a part of a lease, or only say what was posted, or what has overrun its bound; False when the keeper
-        cannot be reached.
-        """
+        """Return a part of a lease, or only say what was posted, or has overrun its bound; False when nobody hears."""
         ...
 
 
