@@ -347,6 +347,9 @@ async def test_an_attempt_that_failed_makes_room_again(tmp_path: Path, provider:
         (chat(max_tokens=5, x={"type": "image_url", "image_url": "u"}), 5_000, lambda size: 2 * 5_000 + 8 * 5),
         (chat(max_tokens=5, x={"type": "image_url", "image_url": "u"}), None, None),
         (chat(max_tokens=5, previous_response_id="r"), None, None),
+        # The provider's own tools make it read, and bill, more than any window holds.
+        (chat(max_tokens=5, tools=[{"type": "web_search"}]), 5_000, None),
+        (chat(max_tokens=5, prompt={"id": "pmpt_1"}), 5_000, None),
         (chat(max_tokens=1 << 53, n=4096), None, None),
     ],
 )

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upeti.core.errors import BadRequest
-from upeti.wire.body import BodyFields, choices_of, decode_fields, edit, has_input_elsewhere, metadata_tags
+from upeti.wire.body import (
+    BodyFields,
+    choices_of,
+    decode_fields,
+    edit,
+    has_hosted_tools,
+    has_input_elsewhere,
+    metadata_tags,
+)
 
 RENAME = {"model": "new"}
 CAP = {"cap_field": "max_tokens", "cap": 64}
@@ -317,6 +325,9 @@ def test_choices_that_will_be_billed(body: dict[str, Any], choices: int) -> None
         ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, True),
         ({"input": "hi", "previous_response_id": "resp_1"}, True),
         ({"input": "hi", "conversation": "conv_1"}, True),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, True),
+        ({"input": "hi", "prompt": {"id": "pmpt_1"}}, True),
+        ({"prompt": "hi"}, False),
         ({"input": "hi", "conversation": {"id": "conv_1"}}, True),
         ({"input": "hi", "conversation": None, "previous_response_id": None}, False),
         ({"messages": [{"content": 'I said "image_url" aloud'}]}, False),
@@ -325,3 +336,27 @@ def test_choices_that_will_be_billed(body: dict[str, Any], choices: int) -> None
 def test_input_that_is_not_in_the_body(body: dict[str, Any], elsewhere: bool) -> None:
     text = json.dumps(body).encode()
     assert has_input_elsewhere(text, decode_fields(text)) is elsewhere
+
+
+@pytest.mark.parametrize(
+    ("body", "hosted"),
+    [
+        ({"tools": [{"type": "web_search"}]}, True),
+        ({"tools": [{"type": "function", "name": "f"}, {"type": "web_search_preview_2025_03_11"}]}, True),
+        ({"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]}, True),
+        ({"tools": [{"type": "file_search", "vector_store_ids": ["v"]}]}, True),
+        ({"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}, True),
+        ({"tools": [{"type": "mcp", "server_url": "https://x"}]}, True),
+        ({"web_search_options": {}}, True),
+        ({"mcp_servers": [{"type": "url", "url": "https://x"}], "tools": [{"type": "mcp_toolset"}]}, True),
+        ({"tools": [{"type": "function", "function": {"name": "web_search"}}]}, False),
+        ({"tools": [{"name": "web_search", "input_schema": {}}]}, False),
+        ({"messages": [{"content": 'I said "web_search" aloud'}], "tools": None}, False),
+        ({"messages": [{"content": "hi"}], "web_search_options": None}, False),
+        ({"tools": "web_search"}, True),
+    ],
+)
+def test_tools_that_the_provider_runs(body: dict[str, Any], hosted: bool) -> None:
+    text = json.dumps(body).encode()
+    assert has_hosted_tools(decode_fields(text)) is hosted
+    assert has_hosted_tools(decode_fields(text.replace(b"search", b"\\u0073earch"))) is hosted

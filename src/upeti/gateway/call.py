@@ -14,7 +14,15 @@ from upeti.gateway.live import Lane, LiveView, Tariff, Way
 from upeti.gateway.paths import Target
 from upeti.gateway.snapshot import Caller
 from upeti.money.price import bound_of
-from upeti.wire.body import BodyFields, choices_of, decode_fields, edit, has_input_elsewhere, metadata_tags
+from upeti.wire.body import (
+    BodyFields,
+    choices_of,
+    decode_fields,
+    edit,
+    has_hosted_tools,
+    has_input_elsewhere,
+    metadata_tags,
+)
 from upeti.wire.tiers import AUTO, asked_tier
 from upeti.wire.wires import MESSAGES, OTHER, RESPONSES
 
@@ -217,6 +225,8 @@ class Call:
 
     def _input_tokens_max(self, lane: Lane) -> int | None:
         if not self.target.wire.bounded:
+            return None
+        if has_hosted_tools(self.fields) or isinstance(self.fields.prompt, dict):  # a stored prompt may have tools
             return None
         context = lane.context_tokens
         if has_input_elsewhere(self.body, self.fields):

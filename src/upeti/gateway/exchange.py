@@ -168,8 +168,8 @@ def _bound(call: Call, lane: Lane, tariff: Tariff | None, limited: bool) -> int 
         )
     raise BadRequest(
         "cost_unbounded",
-        "The cost of this call cannot be bounded, so a key with a limit may not make it: lower the output cap, use a key "
-        "without a limit, or set context_tokens on the candidate.",
+        "The cost of this call cannot be bounded, so a key with a limit may not make it: lower the output cap, leave out tools "
+        "that the provider runs, use a key without a limit, or set context_tokens on the candidate.",
     )
 
 
@@ -186,8 +186,8 @@ def _rates(call: Call, lane: Lane, found: PurseSet) -> Rates:
         if bound is None:
             raise BadRequest(
                 "tokens_unbounded",
-                "The tokens of this call cannot be bounded, so a key with a limit of tokens a minute may not make it: use a "
-                "key without one, or set context_tokens on the candidate.",
+                "The tokens of this call cannot be bounded, so a key with a limit of tokens a minute may not make it: leave "
+                "out tools that the provider runs, use a key without one, or set context_tokens on the candidate.",
             )
         tokens = bound
     return found.rates(first=not call.attempts, tokens=tokens)

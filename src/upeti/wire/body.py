@@ -9,7 +9,7 @@ provider reads the same model and cap that were priced.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -38,9 +38,17 @@ class BodyFields(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: Any = None
     prompt: Any = None  # legacy completions: a list of texts is as many calls
+    tools: msgspec.Raw = msgspec.Raw()
+    web_search_options: Any = None  # of chat completions: {} turns it on
+    mcp_servers: Any = None  # Anthropic's
+
+
+class _Tool(msgspec.Struct):
+    type: str | None = None
 
 
 _decoder = msgspec.json.Decoder(BodyFields)
+_tool_decoder = msgspec.json.Decoder(list[_Tool] | None)
 _first_level = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TOO_DEEP = "The request body is nested too deeply."
 
@@ -55,7 +63,20 @@ _INPUT_ELSEWHERE = (
     b'"file"',
     b'"source"',
     b'"container"',
+    b'"item_reference"',
 )
+# Tools that a provider runs itself. It reads what they find, again at each of their steps, and bills some by the use: no
+# size of the body or of the model's window bounds that. Versions are dated suffixes (`web_search_20250305`).
+_HOSTED_TOOLS: Final = (
+    "web_search",
+    "web_fetch",
+    "file_search",
+    "code_interpreter",
+    "code_execution",
+    "image_generation",
+    "mcp",
+)
+_HOSTED_TOOL: Final = re.compile(rb'"(?:%b)' % b"|".join(name.encode() for name in _HOSTED_TOOLS))
 # No encoder escapes the letters of these names; a body that does hides one of them.
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:5[fF]|6[1-9a-fA-F]|7[0-9aA])")
 
@@ -103,12 +124,26 @@ def choices_of(fields: BodyFields) -> int:
 
 def has_input_elsewhere(body: bytes, fields: BodyFields) -> bool:
     """Whether the provider will read input that the body's length does not bound."""
-    if fields.previous_response_id is not None or fields.conversation is not None:
+    if fields.previous_response_id is not None or fields.conversation is not None or isinstance(fields.prompt, dict):
         return True
     if b"\\u00" in body and _ESCAPED_LETTER.search(body):
         return True
     # Every part that is not plain text, and every tool, has a type.
     return b'"type"' in body and any(mark in body for mark in _INPUT_ELSEWHERE)
+
+
+def has_hosted_tools(fields: BodyFields) -> bool:
+    """Whether a body asks for tools that the provider runs; a function of the same name is none."""
+    if fields.web_search_options is not None or fields.mcp_servers is not None:
+        return True
+    tools = bytes(fields.tools)
+    if not _HOSTED_TOOL.search(tools) and not _ESCAPED_LETTER.search(tools):
+        return False
+    try:
+        asked = _tool_decoder.decode(tools)
+    except (msgspec.MsgspecError, RecursionError):
+        return True  # not of the form that we know: nobody can say
+    return any((tool.type or "").startswith(_HOSTED_TOOLS) for tool in asked or ())
 
 
 def edit(
