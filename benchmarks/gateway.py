@@ -2,7 +2,7 @@
 
     python -m benchmarks.gateway [--quick] [--calls 1000000] [--rounds 3] [--peers-only]
 
-Everything is on, as in production: key check, hold on a key with a limit, price, settlement, journal,
+Everything is on, as in production: key check, hold on five levels of budgets, price, settlement, journal,
 keeper. The worker, or nginx's, has core 0; provider and load run on core 1. The three ways are measured in
 turn within each round, and the median of the rounds counts, so that what else the machine does falls on all
 of them. Added latency is a percentile with a gateway less the same percentile without one.
@@ -73,6 +73,16 @@ def measure_calls(targets: list[Target], plan: Plan) -> Iterator[Figure]:
     yield figure("calls, 32 at once", "calls/s", ours.per_second, "direct", direct.per_second)
     yield figure("CPU of the worker", "µs/call", ours.cpu_us_per_call, "nginx", nginx.cpu_us_per_call, at_most=40)
     yield figure("CPU of the keeper", "µs/call", ours.keeper_cpu_us_per_call)
+
+
+def measure_levels(five: Target, one: Target, plan: Plan) -> Iterator[Figure]:
+    """What four budgets more than the key's own limit cost."""
+    got = in_turn([one, five], plan.rounds, lambda target: load.throughput(target, plan.seconds), "levels of budgets")
+    ours, peer = got[five.name], got[one.name]
+    title = "calls on five levels of budgets"
+    yield figure(title, "calls/s", ours.per_second, at_least=8000)
+    yield figure(title, "calls/s", ours.per_second, "one level", peer.per_second, ratio_at_least=0.85)
+    yield figure("CPU of the worker, five levels", "µs/call", ours.cpu_us_per_call, "one level", peer.cpu_us_per_call)
 
 
 def measure_latency(targets: list[Target], plan: Plan) -> Iterator[Figure]:
@@ -192,10 +202,13 @@ def run(plan: Plan, *, peers_only: bool) -> list[Figure]:
         targets = [Target("direct", port, port), stack.enter_context(processes.nginx(port))]
         if not peers_only:
             targets.append(stack.enter_context(processes.upeti(port)))
+            one_level = stack.enter_context(processes.upeti(port, "upeti-one-level", budgets=""))
         ours = targets[-1]
         time.sleep(1)
         idle = [machine.rss_kb(target.pid) / 1024 for target in (ours, targets[1])]
         figures.append(figure("memory of an idle worker", "MB", idle[0], "nginx", idle[1]))
+        if not peers_only:
+            figures += measure_levels(ours, one_level, plan)
         for measure in (measure_calls, measure_latency, measure_streams, measure_first_byte):
             figures += measure(targets, plan)
         figures += measure_memory_of_calls(ours, plan)

@@ -2,8 +2,8 @@
 
 Rules: each is started fresh, pinned, waited for, and stopped at the end with all that it started. nginx is
 given its best: one worker, no access log, kept-alive connections upstream, buffering off only where streams
-pass. Upeti runs as it does in production: ``upeti serve`` with keeper, a key with a limit (so holds and
-leases are on), a price, and the journal.
+pass. Upeti runs as it does in production: ``upeti serve`` with keeper, five levels of budgets (so holds
+and leases are on), a price, and the journal.
 """
 
 from __future__ import annotations
@@ -124,6 +124,32 @@ limit = "1000000"
 sha256 = "{digest}"
 """
 
+# With the key's own limit these are the five levels that every call is then held on.
+FOUR_LEVELS = """
+[[budget]]
+name = "organisation"
+window = "month"
+limit = "9000000"
+[[budget]]
+name = "tenant"
+tenant = "bench"
+window = "month"
+zone = "Asia/Jakarta"
+limit = "8000000"
+[[budget]]
+name = "project"
+tenant = "bench"
+project = "bench"
+window = "week"
+limit = "7000000"
+[[budget]]
+name = "feature"
+tenant = "bench"
+feature = "bench"
+window = "day"
+limit = "6000000"
+"""
+
 PRICES = """
 part = "bench"
 [[price]]
@@ -137,24 +163,24 @@ source_date = 2026-11-01
 
 
 @contextlib.contextmanager
-def upeti(provider_port: int) -> Iterator[Target]:
-    """Run ``upeti serve``: keeper and one worker."""
-    folder = _fresh("upeti")
+def upeti(provider_port: int, name: str = "upeti", budgets: str = FOUR_LEVELS) -> Iterator[Target]:
+    """Run ``upeti serve``: keeper and one worker. A call is held on the key's limit and on ``budgets``."""
+    folder = _fresh(name)
     port = free_port()
     digest = sha256(KEY.encode()).hexdigest()
     (folder / "upeti.toml").write_text(
-        CONFIG.format(port=port, control_port=free_port(), provider_port=provider_port, digest=digest)
+        CONFIG.format(port=port, control_port=free_port(), provider_port=provider_port, digest=digest) + budgets
     )
     (folder / "prices.toml").write_text(PRICES)
     command = [sys.executable, "-m", "upeti.cli.main", "serve", "--config", str(folder / "upeti.toml")]
     environment = {**os.environ, "UPETI_BENCH_PROVIDER_KEY": "sk-provider"}
-    with _running(command, "upeti", OTHER_CORE, environment) as pid:
-        _wait_for(port, "upeti")
+    with _running(command, name, OTHER_CORE, environment) as pid:
+        _wait_for(port, name)
         below = machine.children(pid)
         worker = _only(below, "upeti.gateway.worker")
         machine.pin(worker, MEASURED_CORE)
         keeper = _only(below, "upeti.control.keeper")
-        yield Target("upeti", port, port, worker, keeper)
+        yield Target(name, port, port, worker, keeper)
 
 
 def _only(pids: list[int], words: str) -> int:
