@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from support.invoice_side import EXAMPLES, PERIOD, close, invoicing, post, row
@@ -74,6 +74,16 @@ def test_the_audit_of_the_books_finds_every_document_posted(store: Store) -> Non
     assert result.invoices == 3
     # The test's usage has no journal behind it, which is all there is to be found.
     assert {one.kind for one in result.findings} <= {"no journal", "usage differs", "usage is not posted"}
+
+
+def test_the_audit_of_the_books_misses_the_last_document_though_its_batch_is_gone_too(store: Store) -> None:
+    kept = invoicing(store).issue("orchard", PERIOD)
+    with store.writing() as connection:
+        connection.execute(delete(tables.invoices))
+        connection.execute(delete(tables.postings).where(tables.postings.c.batch == kept.batch))
+        connection.execute(delete(tables.batches).where(tables.batches.c.number == kept.batch))
+    found = [one.where for one in audit_books(store, "").findings if one.kind == "missing invoice"]
+    assert found == [kept.number]
 
 
 def test_a_month_is_issued_once_and_only_when_it_is_closed(store: Store) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from upeti.control import tables
 from upeti.control.books import Books, batches_in, usage_in
+from upeti.control.invoicing import INVOICE_COUNTER
 from upeti.control.posting import Prices, postings_of
 from upeti.control.store import Store
 from upeti.core.amount import decimal_text, parse_pico
@@ -89,11 +90,13 @@ class _Kept(msgspec.Struct):
     usage: list[UsageRow]
     named: list[tuple[str, str]]  # tenant and dimensions of every row of usage
     invoices: list[Any]
+    numbered: dict[str, int]  # series and year of invoices, such as "UPT-2026" → the last number that was given
     closed: dict[str, int]  # period → batch
 
 
 def _read(store: Store) -> _Kept:
-    usage = tables.usage_days.c
+    usage, counter = tables.usage_days.c, tables.counters.c
+    numbers = select(counter.name, counter.value).where(counter.name.startswith(INVOICE_COUNTER))
     with store.engine.connect() as connection:
         return _Kept(
             batches=batches_in(connection),
@@ -101,6 +104,10 @@ def _read(store: Store) -> _Kept:
             usage=usage_in(connection),
             named=[tuple(row) for row in connection.execute(select(usage.tenant, usage.dimensions).distinct())],
             invoices=list(connection.execute(select(tables.invoices).order_by(tables.invoices.c.number)).all()),
+            numbered={
+                "-".join(row.name.removeprefix(INVOICE_COUNTER).rsplit(":", 1)): row.value
+                for row in connection.execute(numbers)
+            },
             closed={row.period: row.batch for row in connection.execute(select(tables.periods))},
         )
 
@@ -299,6 +306,12 @@ def _check_invoices(books: _Kept, result: BookAudit) -> None:
         if batch.document_sha256 and batch.document_sha256 not in documents:
             text = f"its document {batch.reference} is not there: {_RESTORE_STATE}"
             result.find("missing invoice", f"batch {batch.number}", text)
+    known = {row.number for row in books.invoices}
+    for series, last in sorted(books.numbered.items()):
+        for number in (f"{series}-{one:06d}" for one in range(1, last + 1)):
+            if number not in known:
+                text = f"the number was given, and its document is not there: {_RESTORE_STATE}"
+                result.find("missing invoice", number, text)
 
 
 def _check_periods(books: _Kept, result: BookAudit) -> None:

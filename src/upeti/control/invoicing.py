@@ -41,6 +41,8 @@ from upeti.money.receivable import (
 from upeti.money.sale import Entries, Unsold, difference
 from upeti.money.tenant import Issuer, Tenants
 
+INVOICE_COUNTER: Final = "invoice:"  # begins the name of the counter of a series and year
+
 _NS_PER_SECOND: Final = 10**9
 
 
@@ -337,7 +339,7 @@ def _credit_rows(connection: Connection, tenant: str | None) -> list[tuple[str, 
 
 def _next_number(connection: Connection, series: str, year: int) -> str:
     table = tables.counters
-    name = f"invoice:{series}:{year}"
+    name = f"{INVOICE_COUNTER}{series}:{year}"
     if not connection.execute(select(table.c.value).where(table.c.name == name)).first():
         connection.execute(insert(table).values(name=name, value=0))
     return f"{series}-{year}-{raise_counter(connection, name):06d}"
