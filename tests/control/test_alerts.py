@@ -226,6 +226,9 @@ def test_a_webhook_that_is_not_there_or_has_no_secret_keeps_alerts_waiting(
     world.spend("6")
     world.look()
     world.deliver()
+    world.settings = config.Alerts(webhook="http://two..dots/hook")
+    world.deliver()
+    assert "codec" in world.log.lines[-1][2]["message"]
     monkeypatch.delenv("UPETI_TEST_HOOK", raising=False)
     world.settings = config.Alerts(webhook=receiver.url, secret="env:UPETI_TEST_HOOK")
     world.deliver()

@@ -167,7 +167,7 @@ class Watch:
         for row in self._waiting() if url else ():
             try:
                 post(Webhook(url, self._secret()), self._alert(row))
-            except (OSError, HTTPException, UpetiError) as error:
+            except (OSError, HTTPException, UpetiError, UnicodeError) as error:
                 self._not_before_s = time.monotonic() + self._pause_s
                 what = f"the webhook did not take an alert: {error}; it is tried again in {self._pause_s:.0f} s"
                 self._log.warning("webhook_failed", what)
@@ -233,15 +233,15 @@ def all_alerts(store: Store) -> list[dict[str, Any]]:
 
 
 def post(hook: Webhook, alert: Alert) -> None:
-    """Post an alert. Raises ``OSError`` or ``HTTPException`` when it was not taken."""
+    """Post an alert. Raises ``OSError``, ``HTTPException``, or ``UnicodeError`` for a host's name that cannot be one."""
     body = msgspec.json.encode(alert)
     headers = {"content-type": "application/json", "user-agent": "upeti"}
     if hook.secret:
         headers[SIGNATURE_HEADER] = "sha256=" + hmac.new(hook.secret.encode(), body, hashlib.sha256).hexdigest()
     # The address was checked when the configuration was read: http or https.
     request = urllib.request.Request(hook.url, data=body, headers=headers, method="POST")  # noqa: S310
-    with _opener.open(request, timeout=_ANSWER_S) as answer:
-        answer.read(65_536)
+    with _opener.open(request, timeout=_ANSWER_S):
+        pass  # the status says it all; a body may come for ever
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
