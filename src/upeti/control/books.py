@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import gc
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -176,7 +177,8 @@ def _add_usage(connection: Connection, usage: Iterable[UsageRow]) -> None:
             meters[name] = meters.get(name, 0) + quantity
         values["meters"] = _encode(meters).decode()
         if before is None:
-            fresh.append({"day": key[0], "dimensions": key[1], "tenant": row.tenant, **values})
+            digest = hashlib.sha256(key[1].encode()).hexdigest()
+            fresh.append({"day": key[0], "dimensions": key[1], "digest": digest, "tenant": row.tenant, **values})
         else:
             changed.append({"at": before.id, **{f"new_{name}": value for name, value in values.items()}})
     if fresh:

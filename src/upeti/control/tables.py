@@ -194,13 +194,14 @@ usage_days = Table(
     Column("id", Integer, primary_key=True),
     Column("day", String(10), nullable=False),
     Column("dimensions", String, nullable=False),  # canonical JSON of all of a row but its day and amounts
+    Column("digest", String(64), nullable=False),  # of the dimensions, which may be longer than an index takes
     Column("tenant", String, nullable=False),
     Column("calls", BigInteger, nullable=False),
     Column("attempts", BigInteger, nullable=False),
     Column("unmetered", BigInteger, nullable=False),
     Column("meters", String, nullable=False),  # JSON
     Column("cost_pico", Pico, nullable=False),
-    UniqueConstraint("day", "dimensions"),
+    UniqueConstraint("day", "digest"),
     Index("usage_by_tenant", "tenant", "day"),
 )
 

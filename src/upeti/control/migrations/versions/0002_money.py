@@ -88,13 +88,14 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), primary_key=True),
         sa.Column("day", text(10), nullable=False),
         sa.Column("dimensions", text(), nullable=False),  # canonical JSON of all but day and amounts
+        sa.Column("digest", text(64), nullable=False),
         sa.Column("tenant", text(), nullable=False),
         sa.Column("calls", ns(), nullable=False),
         sa.Column("attempts", ns(), nullable=False),
         sa.Column("unmetered", ns(), nullable=False),
         sa.Column("meters", text(), nullable=False),
         sa.Column("cost_pico", pico(), nullable=False),
-        sa.UniqueConstraint("day", "dimensions"),
+        sa.UniqueConstraint("day", "digest"),
     )
     op.create_index("usage_by_tenant", "usage_days", ["tenant", "day"])
     op.create_table(
