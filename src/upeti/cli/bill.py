@@ -27,7 +27,7 @@ from upeti.cli.options import (
     data_dir_of,
     rates_file_of,
 )
-from upeti.cli.output import aligned, cell, console, only_one, plain, table, write_csv
+from upeti.cli.output import aligned, cell, console, only_one, plain, shown_rates, table, write_csv
 from upeti.core.amount import apportion_pico, decimal_text
 from upeti.journal.bill import GROUPS, Bill, BillFilter, BillLine, convert, make_bill, parse_groups
 from upeti.money.rates import Rates
@@ -97,17 +97,7 @@ def _json(made: Bill, chosen: BillFilter, damage: list[tuple[str, str]]) -> dict
         "totals": [_line_json(made, line) for line in made.totals],
         "converted_currency": made.currency,
         "converted_total": _money(made.converted_total_pico),
-        "rates": [
-            {
-                "base": rate.base,
-                "currency": rate.currency,
-                "rate": f"{rate.rate:f}",
-                "date": rate.date.isoformat(),
-                "source": rate.source,
-                "set_sha256": rate.set_sha256,
-            }
-            for rate in made.rates
-        ],
+        "rates": shown_rates(made.rates),
         "pending": [
             {"currency": one.currency, "attempts": one.attempts, "bound": _money(one.bound_pico)}
             for one in made.pending

@@ -21,7 +21,7 @@ from upeti.cli.options import (
     complaints,
     rates_file_of,
 )
-from upeti.cli.output import aligned, cell, console, only_one, plain, table, write_csv
+from upeti.cli.output import aligned, cell, console, only_one, plain, shown_rates, table, write_csv
 from upeti.cli.state import open_books
 from upeti.core.amount import apportion_pico, decimal_text
 from upeti.core.errors import ConfigError
@@ -135,17 +135,7 @@ def _page(
         "top_features": [_values(features, line) for line in features.lines[:_TOP_FEATURES]],
         "converted_currency": made.currency,
         "converted_total": None if made.converted_total_pico is None else decimal_text(made.converted_total_pico),
-        "rates": [
-            {
-                "base": rate.base,
-                "currency": rate.currency,
-                "rate": f"{rate.rate:f}",
-                "date": rate.date.isoformat(),
-                "source": rate.source,
-                "set_sha256": rate.set_sha256,
-            }
-            for rate in made.rates
-        ],
+        "rates": shown_rates(made.rates),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Final
 
-from upeti.cli.output import aligned, cell, console, table
+from upeti.cli.output import aligned, cell, console, shown_rates, table
 from upeti.core.amount import decimal_text
 from upeti.money.concentration import TOPS, Leaving, Ranking, decimal_places, percent_text
 
@@ -285,17 +285,7 @@ def as_values(report: Report, found: Dependence) -> dict[str, Any]:
         "unsold": found.unsold,
         "internal": found.internal,
         "estimated": decimal_text(found.estimated_pico),
-        "rates": [
-            {
-                "base": rate.base,
-                "currency": rate.currency,
-                "rate": f"{rate.rate:f}",
-                "date": rate.date.isoformat(),
-                "source": rate.source,
-                "set_sha256": rate.set_sha256,
-            }
-            for rate in found.rates
-        ],
+        "rates": shown_rates(found.rates),
     }
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from upeti.core.amount import decimal_text
+
+if TYPE_CHECKING:
+    from upeti.money.rates import Rate
 
 UNKNOWN = "?"
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -67,6 +70,21 @@ def table(columns: Sequence[tuple[str, bool]]) -> Table:
     for header, number in columns:
         made.add_column(header, justify="right" if number else "left", no_wrap=number)
     return made
+
+
+def shown_rates(rates: Iterable[Rate]) -> list[dict[str, str]]:
+    """Return exchange rates as a report in JSON names them."""
+    return [
+        {
+            "base": rate.base,
+            "currency": rate.currency,
+            "rate": f"{rate.rate:f}",
+            "date": rate.date.isoformat(),
+            "source": rate.source,
+            "set_sha256": rate.set_sha256,
+        }
+        for rate in rates
+    ]
 
 
 def write_csv(header: Sequence[str], rows: Iterable[Sequence[object]], to: TextIO | None = None) -> None:

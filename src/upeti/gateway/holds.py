@@ -22,7 +22,7 @@ from upeti.gateway.fiber import Fiber, parked
 from upeti.gateway.metrics import WorkerMetrics
 from upeti.gateway.refusals import exceeded
 from upeti.journal.writer import JournalWriter
-from upeti.money.budget_terms import CALLS, USD, name_of
+from upeti.money.budget_terms import CALLS, USD, name_of, root_of
 from upeti.money.price import Price, cost_of
 
 
@@ -279,7 +279,7 @@ class Holds:
     def frozen(self, roots: frozenset[str]) -> None:
         """A new snapshot says what is frozen: the keeper has heard of it."""
         for purse in self._purses.values():
-            if purse.overrun and purse.budget.partition("@")[0] in roots:
+            if purse.overrun and root_of(purse.budget) in roots:
                 purse.overrun = ""
 
     def return_idle(self) -> None:
