@@ -132,6 +132,22 @@ class CallRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     code: str  # of the error, e.g. "budget_exceeded"
 
 
+class ActDone(msgspec.Struct, frozen=True, array_like=True, tag="act"):
+    """What somebody decided: a right granted or revoked, a clause reviewed, a latch opened, a case moved, a person erased.
+
+    Acts have a journal of their own (``journal.acts``): they are few, each is on the disk before it takes effect, and one
+    chain runs over all of a data directory, so that none can be left out unseen.
+    """
+
+    act_id: str  # unique
+    at_ns: int
+    actor: str  # who, as they named themselves; "rule:NAME" for a rule of the system's own
+    kind: str  # such as "rights.granted": the folder's idea, and what happened to it
+    subject: str  # the id of what it happened to
+    reason: str
+    detail: str = "{}"  # JSON: what else a reader needs; no prompt, answer or secret
+
+
 class SegmentClosed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     """Last record of a segment that was ended on purpose (rotation, graceful stop)."""
 
@@ -139,4 +155,13 @@ class SegmentClosed(msgspec.Struct, frozen=True, array_like=True, tag="closed"):
     final: bool  # True: the instance ended here
 
 
-Record = SegmentOpened | AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | SegmentClosed
+Record = (
+    SegmentOpened
+    | AttemptOpened
+    | AttemptSettled
+    | AttemptRecovered
+    | CostCorrected
+    | CallRefused
+    | ActDone
+    | SegmentClosed
+)

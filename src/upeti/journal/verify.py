@@ -17,6 +17,7 @@ from upeti.core.amount import decimal_text, parse_pico
 from upeti.core.errors import JournalError
 from upeti.core.events import (
     JOURNAL_VERSION,
+    ActDone,
     AttemptOpened,
     AttemptRecovered,
     AttemptSettled,
@@ -27,8 +28,11 @@ from upeti.core.events import (
     SegmentClosed,
     SegmentOpened,
 )
+from upeti.journal.acts import acts_dir
 from upeti.journal.blocks import GENESIS, KEEPER_PREFIX, segment_number
 from upeti.journal.reader import AttemptName, SegmentScan, instances, segments
+
+Fact = AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | ActDone
 
 FINDINGS_LISTED_MAX = 200  # of one kind; all are counted
 
@@ -55,6 +59,7 @@ class InstanceResult(msgspec.Struct):
     recovered: int = 0  # attempts of this instance that a keeper settled
     corrected: int = 0
     refused: int = 0
+    acts: int = 0  # what people and rules decided
     open: int = 0  # neither settled nor recovered
     torn_bytes: int = 0
     ended: bool = False  # by a graceful stop
@@ -84,9 +89,12 @@ def verify(data_dir: Path) -> Verification:
     # Keepers first: what a running keeper recovers is then already in its worker's journal when that is read,
     # and what it recovers later simply counts as open.
     directories = instances(data_dir)
+    acts = acts_dir(data_dir)
     keepers = [path for path in directories if path.name.startswith(KEEPER_PREFIX)]
     workers = [path for path in directories if not path.name.startswith(KEEPER_PREFIX)]
     corrections = _Corrections(result)
+    if acts.is_dir():
+        _InstanceCheck(acts, result, corrections).run()
     for directory in keepers:
         check = _InstanceCheck(directory, result, corrections)
         check.run()
@@ -294,7 +302,7 @@ class _InstanceCheck:
         if {(one.call, one.attempt): one for one in record.carried} != self._open:
             self._find("carried differs", "the attempts carried over are not those that were open")
 
-    def _take(self, record: AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused) -> None:
+    def _take(self, record: Fact) -> None:
         if isinstance(record, AttemptOpened):
             self._result.opened += 1
             if self._opened.add(record.call, record.attempt):
@@ -308,6 +316,8 @@ class _InstanceCheck:
         elif isinstance(record, CostCorrected):
             self._result.corrected += 1
             self._corrections.add(self._directory.name, self._segment, record)
+        elif isinstance(record, ActDone):
+            self._result.acts += 1
         else:
             self._result.refused += 1
 

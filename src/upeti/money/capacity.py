@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from upeti.core.amount import AmountError, Pico, parse_pico
-from upeti.money.dated_file import CurrencyCode, DatedRow, DecimalText, Text
+from upeti.providers.dated_file import CurrencyCode, DatedRow, DecimalText, Text
 
 _HOUR_S: Final = 3600
 _UTC: Final = datetime.UTC

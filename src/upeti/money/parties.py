@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
-from upeti.money.dated_file import CurrencyCode, DecimalText, Text, read_bytes, rows_of
+from upeti.providers.dated_file import CurrencyCode, DecimalText, Text, read_bytes, rows_of
 
 Side = Literal["suppliers", "customers"]
 Scope = Literal["line", "segment", "company"]  # how much of the business a share is a share of

@@ -25,7 +25,8 @@ from msgspec import Meta
 from upeti.core.amount import AmountError, decimal_text, parse_pico
 from upeti.core.meters import ALL_METERS
 from upeti.money.capacity import Capacity, CapacityFields, capacity_of
-from upeti.money.dated_file import (
+from upeti.money.price import Cliff, Price
+from upeti.providers.dated_file import (
     CurrencyCode,
     DatedRow,
     DecimalText,
@@ -35,7 +36,6 @@ from upeti.money.dated_file import (
     split_tables,
     typed_rows,
 )
-from upeti.money.price import Cliff, Price
 
 ANY_MODEL: Final = "*"
 _UNITS_PER_MILLION: Final = 10**6

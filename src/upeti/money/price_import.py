@@ -21,10 +21,10 @@ import msgspec
 from upeti.core.amount import PICO_PER_UNIT, AmountError, decimal_text, parse_pico
 from upeti.core.errors import ConfigError
 from upeti.core.meters import ALL_METERS
-from upeti.money.dated_file import read_bytes
 from upeti.money.price import Cliff, Price
 from upeti.money.price_book import Cell, ModelFacts, PriceBook, Row
 from upeti.money.usage import PER_CALL
+from upeti.providers.dated_file import read_bytes
 
 UNITS_PER_MILLION: Final = 10**6
 

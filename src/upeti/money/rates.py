@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from upeti.core.errors import ConfigError
-from upeti.money.dated_file import CurrencyCode, DecimalText, Text, read_bytes, rows_of
+from upeti.providers.dated_file import CurrencyCode, DecimalText, Text, read_bytes, rows_of
 
 
 class Rate(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from upeti.core.amount import round_fraction
 from upeti.core.errors import ConfigError
-from upeti.money.dated_file import DatedRow, DecimalText, Text, read_bytes, rows_of
+from upeti.providers.dated_file import DatedRow, DecimalText, Text, read_bytes, rows_of
 
 NO_TAX: Final = "none"
 

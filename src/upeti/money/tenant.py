@@ -22,9 +22,9 @@ from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
 from upeti.core.meters import ALL_METERS
 from upeti.money.currency import decimals_of, is_currency
-from upeti.money.dated_file import CurrencyCode, DatedRow, DecimalText, Text, read_bytes, tables_of
 from upeti.money.tax import NO_TAX, Tax, Taxes
 from upeti.money.usage import PER_CALL
+from upeti.providers.dated_file import CurrencyCode, DatedRow, DecimalText, Text, read_bytes, tables_of
 
 EVERY_TENANT: Final = "*"
 _AT_COST: Final = Fraction(1)

@@ -20,9 +20,9 @@ from msgspec import Meta
 
 from upeti.core import meters as m
 from upeti.core.errors import ConfigError
-from upeti.money.dated_file import Text, rows_of
 from upeti.money.price import Price, bound_of, cliff_of, cost_of, price_at
 from upeti.money.usage import UsageRow
+from upeti.providers.dated_file import Text, rows_of
 
 HOUR_S: Final = 3_600
 _WEIGHT_SCALE: Final = 10**12  # rhythms are reals; from here on everything is whole numbers

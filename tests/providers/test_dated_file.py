@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from upeti.core.errors import ConfigError
-from upeti.money.dated_file import DecimalText, read_bytes, rows_of
+from upeti.providers.dated_file import DecimalText, read_bytes, rows_of
 
 
 class Head(msgspec.Struct, forbid_unknown_fields=True):
