@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test test-full check bench bench-quick conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,16 +22,19 @@ $(VENV)/.ready: $(LOCKS) pyproject.toml
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+browser:
+	@tools/browser.sh
+
 demo: setup ## Start Upeti with a language model on this machine, use it, show the bill
 	@$(BIN)/python examples/demo.py
 
 demo-stop: setup ## Stop the gateway that the demo left running
 	@$(BIN)/python examples/demo.py --only-stop
 
-test: setup ## Run every test (under 10 minutes on 2 cores)
+test: setup browser ## Run every test (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-test-full: setup ## The slower proofs too: long kill runs, conformance with OpenAI's own tests
+test-full: setup browser ## The slower proofs too: long kill runs, conformance with OpenAI's own tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	$(MAKE) conformance
 
