@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import types
 from collections.abc import Iterator
@@ -37,6 +38,8 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[node]", config.Node),
     ("[money]", config.Money),
     ("[[channel]]", config.Channel),
+    ("[rights]", config.Rights),
+    ("[[contract]]", config.Contract),
     ("[[route]]", config.Route),
     ("[[route.candidate]]", config.Candidate),
     ("[[key]]", config.Key),
@@ -135,7 +138,7 @@ def _values(kind: Any) -> str:
         if low is not None and high is not None:
             return f"{low:,} – {high:,}"
         return "number" if low is None else f"number ≥ {low:,}"
-    return {str: "text", bool: "`true`, `false`"}[bare]
+    return {str: "text", bool: "`true`, `false`", datetime.date: "date"}[bare]
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from sqlalchemy import exc
 
 from support.postgres import Postgres
 from upeti.control import store as store_module
-from upeti.control import tables
+from upeti.control import tables, tables_rights
 from upeti.control.keys import KeyRow
 from upeti.control.ports import free_port
 from upeti.control.store import HEAD, Store, StoreError, insert_new
@@ -108,6 +108,7 @@ def test_migrations_make_the_tables_that_the_code_knows(open_store: OpenStore) -
     with open_store().engine.connect() as connection:
         context = MigrationContext.configure(connection)
         assert context.get_current_revision() == HEAD
+        assert tables_rights.rights.metadata is tables.metadata
         assert compare_metadata(context, tables.metadata) == []
 
 

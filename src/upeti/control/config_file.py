@@ -21,7 +21,7 @@ import msgspec
 from upeti.control import config_rules
 from upeti.control.config_rules import Problem
 from upeti.control.toml_lines import lines_of
-from upeti.core.config import Channel, Config, Key
+from upeti.core.config import Channel, Config, Contract, Key
 from upeti.core.errors import ConfigError
 
 _NAMES = "use 1 to 128 letters, digits and _ . : / -"
@@ -205,6 +205,9 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
     def key(item: Key) -> Key:
         return msgspec.structs.replace(item, secret=place(item.secret))
 
+    def contract(item: Contract) -> Contract:
+        return msgspec.structs.replace(item, order_form=absolute(item.order_form))
+
     replace = msgspec.structs.replace
     return replace(
         config,
@@ -226,5 +229,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             headers={name: place(value) or "" for name, value in config.telemetry.headers.items()},
         ),
         channel=tuple(map(channel, config.channel)),
+        rights=replace(config.rights, terms_files=tuple(map(absolute, config.rights.terms_files))),
+        contract=tuple(map(contract, config.contract)),
         key=tuple(map(key, config.key)),
     )

@@ -47,6 +47,7 @@ def problems_of(config: Config) -> list[Problem]:
         *_telemetry(config.telemetry),
         *_files(config),
         *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
+        *_contracts(config),
         *_candidates(config),
         *(found for place, key in enumerate(config.key) for found in _key(place, key, config)),
         *(found for place, budget in enumerate(config.budget) for found in budget_problems(f"budget[{place}]", budget)),
@@ -121,10 +122,24 @@ def _files(config: Config) -> Iterator[Problem]:
         ("money.tenants_file", config.money.tenants_file),
         *((f"money.price_files[{place}]", file) for place, file in enumerate(config.money.price_files)),
         *((f"channel[{place}].ca_file", channel.ca_file) for place, channel in enumerate(config.channel)),
+        *((f"rights.terms_files[{place}]", file) for place, file in enumerate(config.rights.terms_files)),
+        *((f"contract[{place}].order_form", contract.order_form) for place, contract in enumerate(config.contract)),
     ]
     for path, file in named:
         if file and not Path(file).is_file():
             yield Problem(path, f"there is no file {file}", "correct the path; it is relative to this file")
+
+
+def _contracts(config: Config) -> Iterator[Problem]:
+    names = [channel.name for channel in config.channel]
+    for place, contract in enumerate(config.contract):
+        here = f"contract[{place}]"
+        if contract.channel not in names:
+            cure = _choose(contract.channel, names, "[[channel]]")
+            yield Problem(f"{here}.channel", f"there is no channel `{contract.channel}`", cure)
+        if contract.until is not None and contract.until <= contract.effective:
+            what = f"the contract of `{contract.channel}` ends before it begins"
+            yield Problem(f"{here}.until", what, "`until` is the first day on which it holds no more")
 
 
 def _channel(place: int, channel: Channel) -> Iterator[Problem]:

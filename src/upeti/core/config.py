@@ -6,6 +6,7 @@ names fit together is ``control/config_file``; this module holds no input or out
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -258,6 +259,37 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 10_000
 
 
+class Rights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[rights]`: contracts and their clauses, besides those that ship."""
+
+    terms_files: Annotated[
+        tuple[str, ...],
+        Meta(description="Files of terms of your own: your contracts, your rules. See [rights](rights.md)."),
+    ] = ()
+
+
+class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[contract]]`: under which contract version a channel's account is. `upeti rights bind` says so without editing the
+    file. Without one nothing but serving is allowed.
+    """
+
+    channel: Annotated[Name, Meta(description="Name of a channel.")]
+    contract: Annotated[Name, Meta(description="Id of the version, as `upeti rights contracts` lists them.")]
+    effective: Annotated[datetime.date, Meta(description="First day, UTC.")] = msgspec.field(name="from")
+    until: (
+        Annotated[
+            datetime.date, Meta(description="Day on which it holds no more, UTC. The channel then serves nothing.")
+        ]
+        | None
+    ) = None
+    order_form: Annotated[
+        str,
+        Meta(
+            description="The signed order form, if there is one: later updates of the published terms do not change it."
+        ),
+    ] = ""
+
+
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[route.candidate]]`: one way to answer a route's calls."""
 
@@ -397,6 +429,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     money: Money = msgspec.field(default_factory=Money)
     telemetry: Telemetry = msgspec.field(default_factory=Telemetry)
     channel: tuple[Channel, ...] = ()
+    rights: Rights = msgspec.field(default_factory=Rights)
+    contract: tuple[Contract, ...] = ()
     route: tuple[Route, ...] = ()
     key: tuple[Key, ...] = ()
     budget: tuple[Budget, ...] = ()

@@ -22,7 +22,7 @@ from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView
 from upeti.gateway.upstream import Pool
 from upeti.money.price import Price, tiers_at
 from upeti.providers.catalog import PROVIDERS
-from upeti.rights.permit import SERVE, permit
+from upeti.rights.terms import SERVE
 from upeti.wire.tiers import AUTO, AUTO_REACH, PROVISIONED, STANDARD
 from upeti.wire.wires import OTHER
 
@@ -43,7 +43,7 @@ class LiveChannel:
         self.name = view.name
         self.pool = pool
         self.breaker = breaker
-        self.may_serve = permit(view.purposes, SERVE)
+        self.may_serve = SERVE in view.purposes
         self.provider = PROVIDERS[view.kind]
         self._secret = secret
         self.token = token

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0003"
 down_revision = "0002"
 branch_labels = None
@@ -9,4 +12,14 @@ depends_on = None
 
 
 def upgrade() -> None:
-    pass
+    _rights()
+
+
+def _rights() -> None:
+    op.create_table(
+        "rights",
+        sa.Column("id", sa.String(), primary_key=True),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("record", sa.JSON(), nullable=False),
+    )
