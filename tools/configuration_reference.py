@@ -46,6 +46,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[[budget]]", config.Budget),
     ("[[rate_limit]]", config.RateLimit),
     ("[alerts]", config.Alerts),
+    ("[conduct]", config.Conduct),
 ]
 
 

@@ -4,6 +4,7 @@
 - docs/errors.md: every error code that a client can meet, from the places that raise it
 - docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
 - docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
+- docs/conduct.md: the life of a case
 - docs/architecture.md: the table of endings, between its two comments
 """
 
@@ -24,6 +25,7 @@ from upeti.money import tenant
 from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
 from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 from upeti.money.receivable import LIFE_CYCLE
+from upeti.rights.conduct import case
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -164,6 +166,16 @@ def invoices() -> str:
     return between(page, "life-cycle", "\n".join(states))
 
 
+def conduct() -> str:
+    states = ["| state | what happens | who may | next state |", "|---|---|---|---|"]
+    for state, events in case.LIFE_CYCLE.items():
+        for event, then in events.items():
+            who = "a rule, a person" if event in case.BY_RULE else "a named person"
+            who = "the clock" if event in (case.Event.LAPSE, case.Event.THROTTLE_ENDED) else who
+            states.append(f"| {state} | {event} | {who} | {then} |")
+    return between((DOCS / "conduct.md").read_text(), "case", "\n".join(states))
+
+
 def description_of(kind: object) -> str:
     """Return what a field's type notes about itself."""
     notes = list(getattr(kind, "__metadata__", ())) + [
@@ -177,6 +189,7 @@ PAGES = {
     "errors.md": error_page,
     "focus-reference.md": focus_reference,
     "invoices.md": invoices,
+    "conduct.md": conduct,
     "architecture.md": architecture,
 }
 

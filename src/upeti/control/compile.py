@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from upeti.control.case_effects import Effects, notices_for, throttle_terms
 from upeti.control.config_file import Document
 from upeti.control.config_rules import Problem
 from upeti.control.keys import KeyRow
@@ -52,6 +53,7 @@ class State(msgspec.Struct, frozen=True):
     created_s: int = 0
     budgets: list[BudgetTerms] = msgspec.field(default_factory=list)
     frozen: frozenset[str] = frozenset()  # roots
+    effects: Effects = Effects()  # of cases of conduct
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -117,6 +119,7 @@ class _Compilation:
             )
         keys = self._keys()
         budgets = self._budgets()
+        throttles = tuple(throttle_terms(self._state.effects, config.conduct))
         self._warn_of_gaps(keys)
         self._warn_of_idle_budgets(budgets, keys.values())
         if self._problems:
@@ -131,10 +134,12 @@ class _Compilation:
             default_channel=gateway.default_channel or _first_channel(routes.values()),
             unpriced=config.money.unpriced,
             output_tokens_default=config.money.output_tokens_default,
-            budgets=budgets,
+            budgets=(*budgets, *throttles),
             frozen=self._state.frozen,
+            suspended=self._state.effects.suspended,
+            notices=notices_for(self._state.effects, config.conduct),
         )
-        return Compiled(snapshot, self._terms | {each.root: each for each in budgets}, self._warnings)
+        return Compiled(snapshot, self._terms | {each.root: each for each in (*budgets, *throttles)}, self._warnings)
 
     def _channel(self, place: int, channel: Channel) -> ChannelView:
         host, port, tls, path = self._address(place, channel)

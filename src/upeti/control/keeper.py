@@ -27,6 +27,7 @@ import msgspec
 from upeti import __version__
 from upeti.control import child, config_file
 from upeti.control.alerts import Watch
+from upeti.control.case_clock import CaseClock
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
@@ -134,6 +135,8 @@ class Keeper:
         ):
             self._start(work)
         self._start(self._telemetry().run())
+        conduct = lambda: self.snapshots.config.conduct  # noqa: E731 - it changes with the configuration
+        self._start(CaseClock(self.store, self.places.data_dir, conduct, self.refresh, self.log).run())
         self._start(self._look_at_budgets())
         if self.peers is not None:
             self._start(self._beat())

@@ -16,6 +16,7 @@ from upeti.control import config_file
 from upeti.control.books import Books
 from upeti.control.budgets import stored_terms
 from upeti.control.capacity import post_capacity
+from upeti.control.case_effects import effects
 from upeti.control.compile import Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import Document
 from upeti.control.ledger import Ledger
@@ -128,6 +129,7 @@ class Snapshots:
             created_s=self._store.created_s(),
             budgets=stored_terms(self._store),
             frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
+            effects=effects(self._store),
         )
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)

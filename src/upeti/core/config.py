@@ -415,6 +415,38 @@ class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     secret: Secret | None = None
 
 
+class Conduct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[conduct]`: whether tenants harvest answers to train a rival; cases, throttles and appeals: see [conduct](conduct.md)."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Look at tenants' calls (`pip install 'upeti[conduct]'`). Vectors and counts are kept, no texts. Tell "
+            "your tenants that you do."
+        ),
+    ] = False
+    appeal_contact: Annotated[
+        str,
+        Meta(
+            description="Where a suspended tenant appeals: an address that a person reads. Without it nobody can be suspended."
+        ),
+    ] = ""
+    appeal_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=90,
+            description="An appeal that is not decided in so many days lapses: the tenant is served, throttled.",
+        ),
+    ] = 7
+    throttle_calls_per_minute: Annotated[
+        int, Meta(ge=1, description="Calls a minute of a tenant that a case throttles.")
+    ] = 60
+    throttle_days: Annotated[
+        int, Meta(ge=1, le=90, description="A throttle by rule ends by itself after so many days; a person's does not.")
+    ] = 14
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`upeti.toml`."""
 
@@ -436,3 +468,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     budget: tuple[Budget, ...] = ()
     rate_limit: tuple[RateLimit, ...] = ()
     alerts: Alerts = msgspec.field(default_factory=Alerts)
+    conduct: Conduct = msgspec.field(default_factory=Conduct)

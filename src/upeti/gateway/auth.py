@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from upeti.core.errors import Forbidden, Unauthenticated
-from upeti.gateway.snapshot import Caller
+from upeti.gateway.snapshot import Caller, Snapshot
 
 _CURE = "Send a key made with `upeti keys create`, as `Authorization: Bearer …`, `api-key` or `x-api-key`."
 
@@ -26,6 +26,13 @@ def identify(headers: Mapping[bytes, bytes], keys: Mapping[bytes, Caller], now_n
     if caller.expires_ns and caller.expires_ns <= now_ns:
         raise Unauthenticated("expired_api_key", f"The API key has expired. {_CURE}")
     return caller
+
+
+def check_served(caller: Caller, snapshot: Snapshot) -> None:
+    """Raises ``Forbidden`` for a tenant that a case has suspended, or holds."""
+    case = snapshot.suspended.get(caller.tenant)
+    if case is not None:
+        raise Forbidden("tenant_suspended", snapshot.notices.get(case, f"This tenant is suspended (case {case})."))
 
 
 def check_route(caller: Caller, route: str) -> None:

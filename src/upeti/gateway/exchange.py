@@ -12,6 +12,7 @@ from typing import Final
 from upeti.core.errors import BadRequest, CallError, DeadlineExceeded, JournalError, Overloaded, UpstreamFailed
 from upeti.core.events import AttemptOpened, CallRefused
 from upeti.gateway import relay
+from upeti.gateway.auth import check_served
 from upeti.gateway.call import Call
 from upeti.gateway.failure import ClientLeft, Failure, TimedOut
 from upeti.gateway.fiber import NEVER_S, Gate
@@ -38,6 +39,7 @@ async def exchange(call: Call) -> None:
         target = target_of(call.method, call.url)
         if target.is_models:
             caller = call.view.caller(call.headers, gateway.now_ns())
+            check_served(caller, call.view.snapshot)
             call.client.send_json(200, models_body(call.view, caller, target.model), call.id)
             return
         call.understand(target, gateway.now_ns())

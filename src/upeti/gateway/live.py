@@ -14,7 +14,7 @@ from urllib.parse import quote
 from upeti import __version__
 from upeti.core.errors import BadRequest, ConfigError, NotFound
 from upeti.gateway import secrets
-from upeti.gateway.auth import check_route, identify
+from upeti.gateway.auth import check_route, check_served, identify
 from upeti.gateway.health import Breaker
 from upeti.gateway.paths import Target
 from upeti.gateway.purses import PurseFinder
@@ -235,7 +235,9 @@ class LiveView:
         return caller
 
     def way(self, caller: Caller, target: Target, model: str) -> Way:
-        """Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with this key), ``BadRequest`` (not this API)."""
+        """Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with this key, a tenant that is suspended),
+        ``BadRequest`` (not this API).
+        """
         way = self._ways.get((caller.key, target, model))
         if way is None:
             way = self._find_way(caller, target, model)
@@ -247,6 +249,7 @@ class LiveView:
         return way
 
     def _find_way(self, caller: Caller, target: Target, model: str) -> Way:
+        check_served(caller, self.snapshot)  # here, where a call of a tenant that is served comes once
         if len(model) > _MODEL_LETTERS_MAX:
             raise BadRequest(
                 "invalid_model", f"The model's name is longer than {_MODEL_LETTERS_MAX} letters.", param="model"

@@ -96,6 +96,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     output_tokens_default: int = 4096
     budgets: tuple[BudgetTerms, ...] = ()  # named ones, and rate limits
     frozen: frozenset[str] = frozenset()  # roots of budgets that refuse until they are released
+    suspended: dict[str, str] = msgspec.field(default_factory=dict)  # tenant that is not served → its case
+    notices: dict[str, str] = msgspec.field(default_factory=dict)  # case → what its tenants are told
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)
