@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -470,15 +471,34 @@ async def test_what_costs_more_than_is_left_goes_to_the_cheaper_candidate(
 # -- who may -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_channel_that_grants_no_serving_is_never_asked(
+async def test_a_channel_that_may_not_serve_is_never_asked(
     tmp_path: Path, provider: SimProvider, other: SimProvider
 ) -> None:
-    channels = [channel("first", provider, purposes=frozenset({"store"})), channel("second", other)]
+    channels = [channel("first", provider, purposes={"store": 1 << 63}), channel("second", other)]
     routes = [route("m", candidate("first"), candidate("second", order=1)), route("only", candidate("first"))]
     async with serving(tmp_path, snapshot(channels, routes)) as served:
         assert (await served.ask(CALL)).headers["x-upeti-served-by"] == "second/m"
         refused = await served.ask(request(chat("only")))
-        assert (refused.status, refused.code) == (400, "no_candidate")
+        assert (refused.status, refused.code) == (403, "channel_not_permitted")
         await served.ask(request(path="/v1/files", method="GET"))
     assert provider.seen == 0
     assert other.seen == 2
+
+
+async def test_a_right_that_ends_by_date_ends_without_anybody_telling_the_worker(
+    tmp_path: Path, provider: SimProvider, other: SimProvider
+) -> None:
+    """The next candidate answers from that moment on; where there is none, the caller is told."""
+    ends_ns = time.time_ns() + 1_500_000_000
+    channels = [channel("first", provider, purposes={"serve": ends_ns}), channel("second", other)]
+    routes = [route("m", candidate("first"), candidate("second", order=1)), route("only", candidate("first"))]
+    async with serving(tmp_path, snapshot(channels, routes)) as served:
+        if time.time_ns() < ends_ns - 10**9:  # a machine may be slow to start; that it ends is what is asked
+            assert (await served.ask(CALL)).headers["x-upeti-served-by"] == "first/m"
+        await asyncio.sleep(max(0, (ends_ns - time.time_ns()) / 10**9) + 0.02)
+        seen = provider.seen
+        assert (await served.ask(CALL)).headers["x-upeti-served-by"] == "second/m"
+        refused = await served.ask(request(chat("only")))
+        assert (refused.status, refused.code) == (403, "channel_not_permitted")
+        assert b"upeti rights explain first serve" in refused.body
+    assert provider.seen == seen

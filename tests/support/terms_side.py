@@ -1,8 +1,13 @@
-"""Small worlds of terms, for tests: two channels, three contracts, moments from 0 to 100."""
+"""Small worlds of terms, for tests: two channels, three contracts, moments from 0 to 100.
+
+Rows are drawn from pools that are made once from a seed: whole worlds are then quick to draw, and shrink by losing rows.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final, TypeVar
 
 from hypothesis import strategies as st
 
@@ -21,31 +26,43 @@ from upeti.rights.terms import (
     Terms,
 )
 
-CHANNELS = ("c1", "c2")
-CONTRACTS = ("k1", "k2", "licence")
-PARTIES = {"k1": "P", "k2": "P", "licence": "Q"}
-TENANTS = ("", "acme", "beta")
-MODELS = ("", "m1", "m2")
+CHANNELS: Final = ("c1", "c2")
+PARTIES: Final = {"k1": "P", "k2": "P", "licence": "Q"}
+TENANTS: Final = ("", "acme", "beta")
+MODELS: Final = ("m1", "m2")
 # Few, so that rows meet each other.
-SOME_PURPOSES = (SERVE, "classify_internal", "general_model")
+SOME_PURPOSES: Final = (SERVE, "classify_internal", "general_model")
 
-moments = st.integers(0, 100)
-purposes = st.sampled_from(SOME_PURPOSES)
-decisions = st.sampled_from(list(Decision))
-
-
-@st.composite
-def spans(draw: Any) -> tuple[int, int]:
-    begin = draw(st.integers(0, 60))
-    return begin, draw(st.sampled_from([0, begin + 1, begin + 20, begin + 40]))
+_POOL: Final = 300
+T = TypeVar("T")
 
 
-@st.composite
-def clauses(draw: Any, number: int = 0) -> Clause:
-    contract = draw(st.sampled_from([*CONTRACTS, EVERY_CONTRACT]))
-    allowed = [Decision.DENY, Decision.ASK] if contract == EVERY_CONTRACT else list(Decision)
-    read = draw(st.dictionaries(purposes, st.sampled_from(allowed), min_size=1))
-    from_ns, until_ns = draw(st.sampled_from([(0, 0)]) | spans())
+def _pool(make: Callable[[Random, int], T], seed: int) -> st.SearchStrategy[T]:
+    random = Random(seed)
+    return st.sampled_from([make(random, number) for number in range(_POOL)])
+
+
+def _some(random: Random, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if random.random() < 0.3)
+
+
+def _span(random: Random) -> tuple[int, int]:
+    if random.random() < 0.5:
+        return 0, 0
+    begin = random.randrange(60)
+    return begin, random.choice([0, begin + 1, begin + 20, begin + 40])
+
+
+def _end(random: Random, begin: int) -> int:
+    return random.choice([0, 0, begin + 1, begin + 10, begin + 40])
+
+
+def _clause(random: Random, number: int) -> Clause:
+    contract = random.choice([*PARTIES, EVERY_CONTRACT])
+    own = contract == EVERY_CONTRACT
+    readings = [Decision.DENY, Decision.ASK] if own else list(Decision)
+    purposes = _some(random, SOME_PURPOSES) or ("classify_internal",)
+    from_ns, until_ns = _span(random)
     return Clause(
         id=f"{contract}/{number}",
         contract=contract,
@@ -53,117 +70,98 @@ def clauses(draw: Any, number: int = 0) -> Clause:
         section="",
         document="",
         version="",
-        decisions=read,
-        quote=draw(st.sampled_from(["", "you may not"])),
+        decisions={purpose: random.choice(readings) for purpose in purposes},
+        quote=random.choice(["", "you may not"]),
         from_ns=from_ns,
         until_ns=until_ns,
-        duties=tuple(draw(st.sets(st.sampled_from(["notice:A", "name_prefix:B"])))),
-        unless_authorized=contract != EVERY_CONTRACT and draw(st.booleans()),
+        duties=_some(random, ("notice:A", "name_prefix:B")),
+        unless_authorized=not own and random.random() < 0.5,
     )
 
 
-def _ended(draw: Any, begin: int) -> int:
-    return int(draw(st.sampled_from([0, 0, begin + 1, begin + 10, begin + 40])))
-
-
-@st.composite
-def grants(draw: Any, number: int = 0) -> Grant:
-    at_ns = draw(moments)
-    from_ns, until_ns = draw(spans())
+def _grant(random: Random, number: int) -> Grant:
+    at_ns = random.randrange(100)
+    from_ns, until_ns = _span(random)
     return Grant(
         id=f"g{number}",
-        channel=draw(st.sampled_from(CHANNELS)),
-        purpose=draw(purposes),
-        party=draw(st.sampled_from(["P", "Q"])),
+        channel=random.choice(CHANNELS),
+        purpose=random.choice(SOME_PURPOSES),
+        party=random.choice(["P", "Q"]),
         evidence_sha256="0" * 64,
         by="Ann",
         why="signed",
         at_ns=at_ns,
         from_ns=from_ns,
         until_ns=until_ns,
-        captured_from_ns=draw(st.sampled_from([0, 0, from_ns])),
-        tenant=draw(st.sampled_from(TENANTS)),
-        models=tuple(draw(st.sets(st.sampled_from(MODELS[1:])))),
-        duties=tuple(draw(st.sets(st.sampled_from(["notice:C"])))),
-        revoked_ns=_ended(draw, at_ns),
+        captured_from_ns=random.choice([0, 0, from_ns]),
+        tenant=random.choice(["", *TENANTS]),
+        models=_some(random, MODELS),
+        duties=_some(random, ("notice:C",)),
+        revoked_ns=_end(random, at_ns),
     )
 
 
-@st.composite
-def denials(draw: Any, number: int = 0) -> Denial:
-    at_ns = draw(moments)
-    return Denial(
-        f"d{number}",
-        draw(st.sampled_from(CHANNELS)),
-        draw(purposes),
-        "Ann",
-        "no",
-        at_ns,
-        draw(st.sampled_from(TENANTS)),
-        _ended(draw, at_ns),
+def _denial(random: Random, number: int) -> Denial:
+    at_ns = random.randrange(100)
+    channel, purpose = random.choice(CHANNELS), random.choice(SOME_PURPOSES)
+    return Denial(f"d{number}", channel, purpose, "Ann", "no", at_ns, random.choice(TENANTS), _end(random, at_ns))
+
+
+def _binding(random: Random, number: int) -> Binding:
+    from_ns, until_ns = _span(random)
+    signed = random.choice(["", "", "f" * 64])
+    return Binding(f"b{number}", random.choice(CHANNELS), random.choice([*PARTIES]), from_ns, until_ns, signed)
+
+
+def _contracts(random: Random, _number: int) -> tuple[Contract, ...]:
+    return (
+        Contract("k1", "P", "k", "", "", includes=random.choice([(), ("licence",)])),
+        Contract("k2", "P", "k", "", ""),
+        Contract("licence", "Q", "l", "", "", includes=random.choice([(), ("k1",)])),
     )
 
 
-@st.composite
-def reviews(draw: Any, of: Clause, number: int = 0) -> Review:
-    stale = draw(st.sampled_from([False, False, True]))
-    return Review(
-        f"r{number}",
-        of.id,
-        "another text" if stale else of.digest,
-        draw(st.dictionaries(st.sampled_from(sorted(of.decisions)), decisions, min_size=1)),
-        "Ann",
-        "read it",
-        draw(moments),
-    )
+def _origin(random: Random, _number: int) -> Origin:
+    channel, contract = random.choice(CHANNELS), random.choice([*PARTIES])
+    return Origin(channel, contract, random.randrange(100), random.choice(TENANTS), random.choice(["", *MODELS]))
 
 
-@st.composite
-def bindings(draw: Any, number: int = 0) -> Binding:
-    from_ns, until_ns = draw(st.sampled_from([(0, 0)]) | spans())
-    signed = draw(st.sampled_from(["", "", "f" * 64]))
-    channel, contract = draw(st.sampled_from(CHANNELS)), draw(st.sampled_from(CONTRACTS))
-    return Binding(f"b{number}", channel, contract, from_ns, until_ns, signed)
+clauses = _pool(_clause, 1)
+grants = _pool(_grant, 2)
+denials = _pool(_denial, 3)
+bindings = _pool(_binding, 4)
+contracts = _pool(_contracts, 5)
+origins = _pool(_origin, 6)
+moments = st.integers(0, 100)
+purposes = st.sampled_from(SOME_PURPOSES)
+any_purposes = st.sampled_from(sorted(PURPOSES)) | st.text(max_size=9)
+any_origins = origins | st.builds(Origin, st.text(max_size=5), st.text(max_size=5), st.integers())
+
+
+def _several(rows: st.SearchStrategy[Any], size: int) -> st.SearchStrategy[list[Any]]:
+    return st.lists(rows, max_size=size, unique_by=lambda row: row.id)
+
+
+def review_of(clause: Clause, seed: int) -> Review:
+    """Return a review of ``clause``: of its text or of another one, at any moment."""
+    random = Random(seed)
+    purposes = _some(random, tuple(clause.decisions)) or tuple(clause.decisions)
+    decisions = {purpose: random.choice(list(Decision)) for purpose in purposes}
+    digest = "another text" if random.random() < 0.3 else clause.digest
+    return Review(f"r{seed}", clause.id, digest, decisions, "Ann", "read it", random.randrange(100))
 
 
 @st.composite
 def worlds(draw: Any) -> Terms:
     """Terms of every shape: overlapping bindings, stale reviews, revoked grants, rules for every contract."""
-    includes = draw(st.sampled_from([(), ("licence",)]))
-    contracts = (
-        Contract("k1", "P", "k", "", "", includes=includes),
-        Contract("k2", "P", "k", "", ""),
-        Contract("licence", "Q", "l", "", "", includes=draw(st.sampled_from([(), ("k1",)]))),
-    )
-    made = tuple(draw(clauses(number)) for number in range(draw(st.integers(0, 4))))
-    read = [draw(reviews(clause, place)) for place, clause in enumerate(made) if draw(st.booleans())]
+    made = draw(_several(clauses, 4))
+    seeds = draw(st.lists(st.integers(1, _POOL), max_size=4, unique=True)) if made else []
     return Terms(
-        contracts=contracts,
-        clauses=made,
-        bindings=tuple(draw(bindings(number)) for number in range(draw(st.integers(0, 4)))),
-        reviews=tuple(read),
-        grants=tuple(draw(grants(number)) for number in range(draw(st.integers(0, 3)))),
-        denials=tuple(draw(denials(number)) for number in range(draw(st.integers(0, 2)))),
-        channels=frozenset(draw(st.sets(st.sampled_from(CHANNELS)))),
+        contracts=draw(contracts),
+        clauses=tuple(made),
+        bindings=tuple(draw(_several(bindings, 4))),
+        reviews=tuple(review_of(made[seed % len(made)], seed) for seed in seeds),
+        grants=tuple(draw(_several(grants, 3))),
+        denials=tuple(draw(_several(denials, 2))),
+        channels=frozenset(CHANNELS[: draw(st.integers(0, 2))]),
     )
-
-
-@st.composite
-def origins(draw: Any) -> Origin:
-    return Origin(
-        draw(st.sampled_from(CHANNELS)),
-        draw(st.sampled_from(CONTRACTS)),
-        draw(moments),
-        draw(st.sampled_from(TENANTS)),
-        draw(st.sampled_from(MODELS)),
-    )
-
-
-@st.composite
-def any_origins(draw: Any) -> Origin:
-    text = st.text(max_size=5)
-    number = st.integers()
-    return draw(origins() | st.builds(Origin, text, text, number, text, text))
-
-
-any_purposes = st.sampled_from(sorted(PURPOSES)) | st.text(max_size=9)

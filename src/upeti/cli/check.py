@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import typer
@@ -18,18 +19,22 @@ def check(config: ConfigOption = None) -> None:
     from upeti.control import config_file
     from upeti.control.compile import State, compile_snapshot
     from upeti.control.database import StoreError, is_there, url_of
+    from upeti.control.rights import terms_of_files, with_state
     from upeti.money.price_book import PriceBook
     from upeti.money.tenant import Tenants
 
     document = config_file.read(config or Path(CONFIG_FILE))
-    state = State()
+    terms = terms_of_files(document.config)
+    state = State(terms=terms, at_ns=time.time_ns())
     data_dir, url = Path(document.config.data_dir), url_of(document.config.state)
     try:
         if is_there(data_dir, url):
             from upeti.control.store import Store
 
             store = Store(data_dir, url=url)
-            state = State(store.all_keys(), store.sealed_secrets())
+            state = State(
+                store.all_keys(), store.sealed_secrets(), terms=with_state(store, terms), at_ns=time.time_ns()
+            )
     except StoreError as error:
         typer.echo(f"warning: {error}; keys and secrets that are in it were not looked at", err=True)
     book = PriceBook.load(document.config.money.price_files)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -29,6 +30,8 @@ from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
 from upeti.money.price import Price
 from upeti.money.price_book import ANY_MODEL, PriceBook
 from upeti.providers.catalog import PROVIDERS
+from upeti.rights.permit import permit, purposes_until
+from upeti.rights.terms import SERVE, Terms
 from upeti.wire.tiers import STANDARD
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -54,6 +57,8 @@ class State(msgspec.Struct, frozen=True):
     budgets: list[BudgetTerms] = msgspec.field(default_factory=list)
     frozen: frozenset[str] = frozenset()  # roots
     effects: Effects = Effects()  # of cases of conduct
+    terms: Terms = Terms()
+    at_ns: int = 0  # moment for which rights are decided
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -89,6 +94,8 @@ class _Compilation:
         self._problems: list[Problem] = []
         self._warnings: list[str] = []
         self._terms: dict[str, BudgetTerms] = {}
+        names = frozenset(channel.name for channel in self._config.channel)
+        self._rights = msgspec.structs.replace(state.terms, channels=names)
 
     def result(self, version: int) -> Compiled:
         config = self._config
@@ -120,6 +127,7 @@ class _Compilation:
         keys = self._keys()
         budgets = self._budgets()
         throttles = tuple(throttle_terms(self._state.effects, config.conduct))
+        self._check_contracts()
         self._warn_of_gaps(keys)
         self._warn_of_idle_budgets(budgets, keys.values())
         if self._problems:
@@ -165,7 +173,27 @@ class _Compilation:
             ),
             breaker_failures=channel.breaker_failures,
             breaker_pause_ms=channel.breaker_pause_ms,
+            purposes=self._purposes(place, channel),
         )
+
+    def _purposes(self, place: int, channel: Channel) -> dict[str, int]:
+        at_ns = self._state.at_ns
+        found = purposes_until(self._rights, channel.name, at_ns)
+        if SERVE not in found:
+            why = permit(self._rights, self._rights.origin_now(channel.name, at_ns), SERVE, at_ns).why
+            what, _, cure = f"channel `{channel.name}` may serve nothing: {why}".partition("; ")
+            self._warn(f"channel[{place}]", what, cure)
+        return found
+
+    def _check_contracts(self) -> None:
+        known = [one.id for one in self._rights.contracts]
+        for place, one in enumerate(self._config.contract):
+            if known and one.contract not in known:
+                near = get_close_matches(one.contract, known, n=1)
+                cure = f"did you mean `{near[0]}`?" if near else "`upeti rights contracts` lists them"
+                self._problems.append(
+                    Problem(f"contract[{place}].contract", f"there is no contract `{one.contract}`", cure)
+                )
 
     def _address(self, place: int, channel: Channel) -> tuple[str, int, bool, str]:
         if channel.kind == "embedded" and not channel.base_url:
@@ -354,6 +382,8 @@ def watched_files(document: Document) -> Iterator[Path]:
     """Yield the files besides the configuration's own whose change makes another snapshot."""
     config = document.config
     yield from map(Path, config.money.price_files)
+    yield from map(Path, config.rights.terms_files)
+    yield from (Path(one.order_form) for one in config.contract if one.order_form)
     for secret in (*(key.secret for key in config.key), *(channel.api_key for channel in config.channel)):
         if secret is not None and secret.startswith("file:"):
             yield Path(secret.removeprefix("file:"))

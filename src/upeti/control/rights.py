@@ -49,16 +49,30 @@ R = TypeVar("R", Binding, Review, Grant, Denial)
 
 def terms_in_force(store: Store, config: Config) -> Terms:
     """Return all terms: files of facts, the configuration's contracts, and what the state has. Raises ``ConfigError``."""
+    return with_state(store, terms_of_files(config))
+
+
+def terms_of_files(config: Config) -> Terms:
+    """Return what files say: facts, and the configuration's contracts and channels. Raises ``ConfigError``."""
     facts = terms_files.load(config.rights.terms_files)
-    said = _all_records(store)
     return Terms(
         contracts=facts.contracts,
         clauses=facts.clauses,
-        bindings=(*bindings_of(config), *said["binding"]),
-        reviews=(*facts.reviews, *said["review"]),
+        bindings=tuple(bindings_of(config)),
+        reviews=facts.reviews,
+        channels=frozenset(channel.name for channel in config.channel),
+    )
+
+
+def with_state(store: Store, terms: Terms) -> Terms:
+    """Return ``terms`` of files with what people here have said."""
+    said = _all_records(store)
+    return msgspec.structs.replace(
+        terms,
+        bindings=(*terms.bindings, *said["binding"]),
+        reviews=(*terms.reviews, *said["review"]),
         grants=tuple(said["grant"]),
         denials=tuple(said["denial"]),
-        channels=frozenset(channel.name for channel in config.channel),
     )
 
 

@@ -21,6 +21,7 @@ from upeti.control.compile import Placement, State, compile_snapshot, watched_fi
 from upeti.control.config_file import Document
 from upeti.control.ledger import Ledger
 from upeti.control.places import Places, write_private
+from upeti.control.rights import terms_of_files, with_state
 from upeti.control.store import Store
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError
@@ -30,6 +31,7 @@ from upeti.gateway.snapshot import Snapshot
 from upeti.money.capacity import Capacity
 from upeti.money.price import Price
 from upeti.money.price_book import PriceBook
+from upeti.rights.terms import FOREVER_NS, Terms
 
 _NS_PER_DAY = 86_400 * 10**9
 _Signature = tuple[tuple[int, int, int], ...]
@@ -62,6 +64,8 @@ class Snapshots:
         self._current: Snapshot | None = None
         self._files: _Signature = ()
         self._changes = -1
+        self._terms_of_files: Terms | None = None  # as they were last read whole
+        self._rights_until_ns = FOREVER_NS  # when the next decision changes by date
         self._capacity: tuple[Capacity, ...] = ()
         self._capacity_day = -1  # since 1970, whose capacity is not over yet: all before are posted
 
@@ -100,7 +104,8 @@ class Snapshots:
         """
         self._post_capacity()
         files, changes = self._signature(), self._store.changes()
-        if not force and files == self._files and changes == self._changes:
+        due = time.time_ns() >= self._rights_until_ns
+        if not (force or due) and files == self._files and changes == self._changes:
             return False
         before = self.version
         try:
@@ -108,7 +113,7 @@ class Snapshots:
             self._compile(document)
         except ConfigError as error:
             self._refuse(error)
-            if changes != self._changes:
+            if due or changes != self._changes:
                 self._compile_good_again()
         else:
             self.refused = ""
@@ -116,13 +121,17 @@ class Snapshots:
         return self.version != before
 
     def _compile_good_again(self) -> None:
-        """A new key must work although somebody is in the middle of editing the file."""
+        """A new key must work, and a revoked right end, although somebody is in the middle of editing a file."""
         try:
-            self._compile(self._document)
+            self._compile(self._document, read_terms=False)
         except ConfigError as error:
             self._log.error("keys_refused", str(error))
 
-    def _compile(self, document: Document) -> None:
+    def _compile(self, document: Document, *, read_terms: bool = True) -> None:
+        now_ns = time.time_ns()
+        last = None if read_terms else self._terms_of_files
+        of_files = terms_of_files(document.config) if last is None else last
+        terms = with_state(self._store, of_files)
         state = State(
             keys=self._store.all_keys(),
             sealed=self._store.sealed_secrets(),
@@ -130,6 +139,8 @@ class Snapshots:
             budgets=stored_terms(self._store),
             frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
             effects=effects(self._store),
+            terms=terms,
+            at_ns=now_ns,
         )
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)
@@ -143,6 +154,8 @@ class Snapshots:
         if document.text != self._document.text or not self._places.good_config.exists():
             write_private(self._places.good_config, document.text)
         self._document = document
+        self._terms_of_files = of_files
+        self._rights_until_ns = next(iter(terms.changes(now_ns)), FOREVER_NS)
         if book.capacity != self._capacity:
             self._capacity, self._capacity_day = book.capacity, -1
 

@@ -18,7 +18,7 @@ from upeti.gateway.failure import ClientLeft, Failure, TimedOut
 from upeti.gateway.fiber import NEVER_S, Gate
 from upeti.gateway.headers import request_headers
 from upeti.gateway.holds import RECORDED_MAX, Attempt, Ended, Rates
-from upeti.gateway.live import Lane, Tariff
+from upeti.gateway.live import Lane, Tariff, no_right
 from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
 from upeti.gateway.purses import PurseSet
@@ -98,6 +98,8 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
     now_ns = gateway.now_ns()
     if now_ns >= lane.until_ns:
         lane.look_up_prices(now_ns)
+        if now_ns >= lane.channel.serves_until_ns:
+            return Failure(error=no_right("left for this call", lane.channel.name))
     tariff = lane.tariff(call.tier)
     currency = tariff.price.currency if tariff is not None else lane.currency
     found = call.view.purses.find(caller, call.feature, currency, now_ns, gateway.holds)

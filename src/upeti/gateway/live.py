@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from upeti import __version__
-from upeti.core.errors import BadRequest, ConfigError, NotFound
+from upeti.core.errors import BadRequest, ConfigError, Forbidden, NotFound
 from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, check_served, identify
 from upeti.gateway.health import Breaker
@@ -30,7 +30,6 @@ from upeti.wire.wires import OTHER
 _REMEMBERED_MAX = 4096
 _REMEMBERED_BYTES_MAX = 1024
 _MODEL_LETTERS_MAX = 256  # as of a route's name; it goes into records and heads
-_FOREVER_NS = 1 << 63
 
 
 class LiveChannel:
@@ -43,19 +42,21 @@ class LiveChannel:
         self.name = view.name
         self.pool = pool
         self.breaker = breaker
-        self.may_serve = SERVE in view.purposes
+        self.serves_until_ns = view.purposes.get(SERVE, 0)
         self.provider = PROVIDERS[view.kind]
         self._secret = secret
         self.token = token
 
     def takes(self, target: Target) -> bool:
-        """Whether the provider speaks the API that is asked for, and may be asked."""
+        """Whether the provider speaks the API that is asked for, and may be asked, as far as the snapshot said."""
+        return bool(self.serves_until_ns) and self.speaks(target)
+
+    def speaks(self, target: Target) -> bool:
+        """Whether the provider speaks the API that is asked for."""
         wires = self.provider.wires
         if target.wire is OTHER:
-            fits = ("messages" in wires) == target.anthropic
-        else:
-            fits = target.wire.name in wires
-        return fits and self.may_serve
+            return ("messages" in wires) == target.anthropic
+        return target.wire.name in wires
 
     @property
     def head_changes(self) -> bool:
@@ -190,7 +191,8 @@ class Lane:
         usual = self.prices_by_tier.get(self.channel.view.tier)
         self.currency = usual.currency if usual is not None else "USD"
         later = [price.effective_ns for price in self.prices if price.effective_ns > now_ns]
-        self.until_ns = min(later, default=_FOREVER_NS)
+        # The right to serve ends by date as a price does; so an attempt looks at one moment only.
+        self.until_ns = min([*later, self.channel.serves_until_ns])
 
 
 class Way:
@@ -273,6 +275,8 @@ class LiveView:
             if self.channels[candidate.channel].takes(target)
         )
         if not lanes:
+            channels = [self.channels[candidate.channel] for candidate in route.candidates]
+            self._check_rights(f"of the route {route.name!r}", [one for one in channels if one.speaks(target)])
             raise BadRequest(
                 "no_candidate",
                 f"No candidate of the route {route.name!r} takes this API: /v1/messages goes to channels of kind "
@@ -280,13 +284,28 @@ class LiveView:
             )
         return Way(route, lanes)
 
+    def _check_rights(self, where: str, channels: list[LiveChannel]) -> None:
+        """Raises ``Forbidden`` when what would fit may not serve."""
+        if channels:
+            raise no_right(where, channels[0].name)
+
     def _default_route(self, target: Target) -> RouteView:
         """The route of a path that names no model: the default channel, or the first that fits."""
         for name in (self.snapshot.default_channel, *self.channels):
             channel = self.channels.get(name)
             if channel is not None and channel.takes(target):
                 return RouteView("", (CandidateView(channel.name, "", 0, 1, {}),))
+        self._check_rights("here", [channel for channel in self.channels.values() if channel.speaks(target)])
         raise NotFound("no_channel", "No channel takes this path: add a [[channel]] of a fitting kind.")
+
+
+def no_right(where: str, channel: str) -> Forbidden:
+    """Return the refusal of a call that no channel ``where`` may serve."""
+    return Forbidden(
+        "channel_not_permitted",
+        f"No channel {where} may serve: a contract has ended, or it was denied. `upeti rights explain {channel} serve` "
+        "says why.",
+    )
 
 
 def _printable(text: str) -> str:

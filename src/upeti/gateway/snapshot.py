@@ -14,6 +14,7 @@ import msgspec
 from upeti.core.config import Gateway, Journal
 from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
+from upeti.rights.terms import FOREVER_NS, SERVE
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -58,7 +59,8 @@ class ChannelView(msgspec.Struct, frozen=True):
     keepalive_idle_ms: int = 30_000
     breaker_failures: int = 5
     breaker_pause_ms: int = 10_000
-    purposes: frozenset[str] = frozenset({"serve"})  # what rights.permit allows on this channel
+    # What rights.permit allows on this channel now → until when, ns: what ends by date ends also while the keeper is down.
+    purposes: dict[str, int] = msgspec.field(default_factory=lambda: {SERVE: FOREVER_NS})
     tier: str = ""  # service tier of calls that ask for none
 
 

@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
+from upeti.rights.terms import FOREVER_NS, Clause, Grant, Origin, Terms
 from upeti.rights.terms import PURPOSES as PURPOSES
 from upeti.rights.terms import SERVE as SERVE
-from upeti.rights.terms import Clause, Grant, Origin, Terms
 from upeti.rights.terms import Decision as Decision
 
 _SEVERITY: Final = {Decision.ALLOW: 0, Decision.ASK: 1, Decision.DENY: 2}
@@ -73,6 +73,24 @@ def strictest(permits: Iterable[Permit]) -> Permit:
     first = min((one for one in members if _SEVERITY[one.decision] == worst), key=_but_duties)
     duties = {duty for one in members for duty in one.duties}
     return msgspec.structs.replace(first, duties=tuple(sorted(duties)))
+
+
+def purposes_until(terms: Terms, channel: str, at_ns: int) -> dict[str, int]:
+    """Return what an answer that a channel gives at ``at_ns`` may be used for → when that ends by date alone.
+
+    Of any tenant and model: what is granted to one alone is not in it.
+    """
+    moments = terms.changes(at_ns)
+    found = {}
+    for purpose in sorted(PURPOSES):
+        if permit(terms, terms.origin_now(channel, at_ns), purpose, at_ns).allowed:
+            ends = (
+                moment
+                for moment in moments
+                if not permit(terms, terms.origin_now(channel, moment), purpose, moment).allowed
+            )
+            found[purpose] = next(ends, FOREVER_NS)
+    return found
 
 
 def rulings(terms: Terms, origin: Origin, purpose: str, at_ns: int) -> list[Ruling]:

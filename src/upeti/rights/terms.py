@@ -44,6 +44,7 @@ PURPOSE_MEANS: Final = {
 PURPOSES: Final = frozenset(PURPOSE_MEANS)
 
 EVERY_CONTRACT: Final = "*"
+FOREVER_NS: Final = 1 << 63
 
 
 def in_force(from_ns: int, until_ns: int, at_ns: int) -> bool:
@@ -89,7 +90,7 @@ class Clause(msgspec.Struct, frozen=True, dict=True):
     version: str
     decisions: dict[str, Decision]  # by purpose
     quote: str = ""  # "" when the text is not at hand, which the remark says
-    text_sha256: str = ""  # of the document that was read; "" when only the quote was at hand
+    text_sha256: str = ""  # of the document that was read, else of the quote; "" when neither is at hand
     source: str = ""
     source_date: str = ""
     from_ns: int = 0

@@ -154,7 +154,7 @@ def _clause(dated: DatedRow[_ClauseFields], own: bool, contracts: dict[str, Cont
         version=contract.version if contract is not None else "",
         decisions=_decisions(dated),
         quote=row.quote,
-        text_sha256=row.text_sha256,
+        text_sha256=row.text_sha256 or (hashlib.sha256(row.quote.encode()).hexdigest() if row.quote else ""),
         source=row.source,
         source_date=row.source_date.isoformat(),
         from_ns=day_ns(row.effective) if row.effective else 0,
