@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
+from typing import Any
 
 from support.keeper_side import CONFIG, Connect, KeeperProcess, running_keeper, until
 from upeti.gateway import keeper_link as link
@@ -44,16 +46,38 @@ def test_the_api_says_what_is_wrong(shared: KeeperProcess) -> None:
 
 
 def test_everything_under_v1_asks_for_the_token(shared: KeeperProcess) -> None:
-    paths = shared.get("/openapi.json")["paths"]
+    described = shared.get("/openapi.json")
+    paths = described["paths"]
     guarded = [(path, method) for path, methods in paths.items() for method in methods if path.startswith("/v1/")]
     assert len(guarded) >= 5
     for path, method in guarded:
+        url = filled(path, paths[path][method].get("parameters", []))
+        content = paths[path][method].get("requestBody", {}).get("content", {})
+        schema = content.get("application/json", {}).get("schema")
+        body = None if schema is None else example(schema, described["components"]["schemas"])
         for token in ("", "wrong"):
-            body = {"post": {"tenant": "t"}, "put": {"limit": "1"}}.get(method)
-            code, answer = shared.request(method.upper(), path.format(key_id="x", name="x"), token=token, body=body)
-            assert code == 401, (path, method)
+            code, answer = shared.request(method.upper(), url, token=token, body=body)
+            assert code == 401, (path, method, answer)
             assert "admin-token" in answer
     assert shared.request("DELETE", "/v1/keys/x")[0] == 404
+
+
+def filled(path: str, parameters: list[dict[str, Any]]) -> str:
+    """Return a path with something in place of every parameter that must be given."""
+    queries = [f"{one['name']}=x" for one in parameters if one["in"] == "query" and one.get("required")]
+    path = re.sub(r"\{[^}]*\}", "x", path)
+    return f"{path}?{'&'.join(queries)}" if queries else path
+
+
+def example(schema: dict[str, Any], schemas: dict[str, Any]) -> Any:
+    """Return the least that a schema takes."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[2]]
+    kind = schema.get("type", "string")
+    if kind == "object":
+        fields = schema.get("properties", {})
+        return {name: example(fields[name], schemas) for name in schema.get("required", [])}
+    return {"string": "x", "integer": 1, "number": 1, "boolean": True, "array": []}[kind]
 
 
 async def test_readiness_counts_workers(keeper: KeeperProcess, connect: Connect) -> None:

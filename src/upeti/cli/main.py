@@ -80,6 +80,11 @@ COMMANDS: Final = {
         "invoice_app",
         "What tenants owe: draft, issue, correct, credit, pay, export invoices.",
     ),
+    "rights": Command(
+        "upeti.cli.rights",
+        "rights_app",
+        "What may be done with a channel's answers, on which sentence: explain, review, grant, deny.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from upeti import __version__
 from upeti.control.alerts import alert_of, all_alerts
+from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
 from upeti.control.keys import KeyRequest, KeyRow, make_key
@@ -27,6 +28,7 @@ from upeti.control.ledger import Ledger
 from upeti.control.metrics import CONTENT_TYPE
 from upeti.control.store import Store, StoreError
 from upeti.core.amount import decimal_text
+from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.money.budget_terms import SHARES, root_of
 
@@ -40,6 +42,9 @@ class Keeper(Protocol):
     store: Store
     ledger: Ledger
     admin_token: str
+
+    @property
+    def config(self) -> Config: ...
 
     def ready(self) -> dict[str, Any]: ...
 
@@ -214,6 +219,7 @@ def create_app(keeper: Keeper) -> FastAPI:
         return Response(status_code=204)
 
     _add_budgets(app, keeper, authorize)
+    add_rights(app, keeper, authorize)
     return app
 
 

@@ -42,6 +42,7 @@ from upeti.control.recovery import Recovery
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
 from upeti.control.telemetry_child import TelemetryChild
+from upeti.core.config import Config
 from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
 from upeti.gateway.log import Log
@@ -202,6 +203,11 @@ class Keeper:
 
     # -- the snapshot
     # -------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.snapshots.config
 
     def refresh(self) -> None:
         """Look at the configuration and the keys now. Safe to call from any thread."""

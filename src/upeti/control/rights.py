@@ -10,7 +10,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,13 @@ _PREFIXES: Final = {"binding": "bnd", "review": "rev", "grant": "grt", "denial":
 _EVIDENCE_BYTES_MAX: Final = 64 * 2**20  # a scanned contract has a few; it is read whole
 
 R = TypeVar("R", Binding, Review, Grant, Denial)
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What somebody signed or wrote: evidence of a right."""
+
+    name: str
+    data: bytes
 
 
 def terms_in_force(store: Store, config: Config) -> Terms:
@@ -85,7 +92,9 @@ def bindings_of(config: Config) -> list[Binding]:
             contract=one.contract,
             from_ns=day_ns(one.effective),
             until_ns=day_ns(one.until) if one.until else 0,
-            order_form_sha256=hashlib.sha256(_read(Path(one.order_form))).hexdigest() if one.order_form else "",
+            order_form_sha256=hashlib.sha256(document_of(Path(one.order_form)).data).hexdigest()
+            if one.order_form
+            else "",
         )
         for place, one in enumerate(config.contract)
     ]
@@ -99,7 +108,7 @@ def bind(
     *,
     from_ns: int,
     until_ns: int = 0,
-    order_form: Path | None = None,
+    order_form: Document | None = None,
     by: str,
     why: str,
 ) -> Binding:
@@ -164,7 +173,7 @@ def grant(
     terms: Terms,
     channel: str,
     purpose: str,
-    evidence: Path,
+    evidence: Document,
     *,
     by: str,
     why: str,
@@ -226,11 +235,12 @@ def revoke(store: Store, grant_id: str, *, by: str, why: str) -> Grant:
     return _change(store, Grant, grant_id, revoked, "rights.revoked", by, why)
 
 
-def deny(store: Store, terms: Terms, channel: str, purpose: str, *, tenant: str = "", by: str, why: str) -> Denial:
-    """Deny a purpose on a channel, whoever permits it. Raises ``ConfigError``."""
+def deny(
+    store: Store, channels: Iterable[str], channel: str, purpose: str, *, tenant: str = "", by: str, why: str
+) -> Denial:
+    """Deny a purpose on one of ``channels``, whoever permits it. Raises ``ConfigError``."""
     _known(purpose, PURPOSES, "purpose", f"there are: {', '.join(sorted(PURPOSES))}")
-    known = {*terms.channels, *(one.channel for one in terms.bindings)}
-    _known(channel, known, "channel", "add a [[channel]] with that name")
+    _known(channel, set(channels), "channel", "name one that the configuration has")
     if tenant and purpose == SERVE:
         raise ConfigError("serving is denied for a whole channel: suspend a tenant, or revoke its keys, instead")
     now_ns = time.time_ns()
@@ -259,10 +269,9 @@ def evidence_dir(data_dir: Path) -> Path:
     return data_dir / "evidence"
 
 
-def keep_evidence(data_dir: Path, path: Path) -> str:
-    """Copy a file to where evidence is kept, for the owner alone; return its SHA-256. Raises ``ConfigError``."""
-    data = _read(path)
-    digest = hashlib.sha256(data).hexdigest()
+def keep_evidence(data_dir: Path, document: Document) -> str:
+    """Keep a private copy of a document; return its SHA-256."""
+    digest = hashlib.sha256(document.data).hexdigest()
     directory = evidence_dir(data_dir)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept = directory / digest
@@ -270,22 +279,27 @@ def keep_evidence(data_dir: Path, path: Path) -> str:
         partial = directory / f"{digest}.{secrets.token_hex(4)}"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            file.write(document.data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(kept)
     return digest
 
 
-def _read(path: Path) -> bytes:
+def document_of(path: Path) -> Document:
+    """Return the document at ``path``. Raises ``ConfigError``."""
     try:
-        data = path.read_bytes()
+        return checked_document(path.name, path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name the document itself") from None
+
+
+def checked_document(name: str, data: bytes) -> Document:
+    """Return a document. Raises ``ConfigError`` when it is empty or too large to be one."""
     if not data or len(data) > _EVIDENCE_BYTES_MAX:
         what = "is empty" if not data else f"has more than {_EVIDENCE_BYTES_MAX // 2**20} MiB"
-        raise ConfigError(f"{path} {what}; name the document itself")
-    return data
+        raise ConfigError(f"{name} {what}; give the document itself")
+    return Document(name, data)
 
 
 # -- the state
@@ -337,7 +351,7 @@ def _signed(record: object, by: str, why: str) -> dict[str, Any]:
 
 
 def _act(at_ns: int, by: str, kind: str, subject: str, why: str, fields: Mapping[str, Any]) -> ActDone:
-    return act(at_ns, by, kind, subject, why, **{name: value for name, value in fields.items() if name != "id"})
+    return act(at_ns, by, kind, subject, why, record=dict(fields))
 
 
 def _known(name: str, names: Any, what: str, cure: str) -> None:

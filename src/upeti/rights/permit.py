@@ -22,6 +22,11 @@ from upeti.rights.terms import Decision as Decision
 _SEVERITY: Final = {Decision.ALLOW: 0, Decision.ASK: 1, Decision.DENY: 2}
 
 
+def severity(decision: Decision) -> int:
+    """Return how strict a decision is: 0 allows."""
+    return _SEVERITY[decision]
+
+
 class Permit(msgspec.Struct, frozen=True):
     """A decision and what it rests on; texts are "" where there is none."""
 
@@ -68,9 +73,9 @@ def strictest(permits: Iterable[Permit]) -> Permit:
     members = list(permits)
     if not members:
         return Permit(Decision.DENY, "", "", why="there is nothing that could be permitted")
-    worst = max(_SEVERITY[one.decision] for one in members)
+    worst = max(severity(one.decision) for one in members)
     # Whatever the order of the members, the same one speaks for them.
-    first = min((one for one in members if _SEVERITY[one.decision] == worst), key=_but_duties)
+    first = min((one for one in members if severity(one.decision) == worst), key=_but_duties)
     duties = {duty for one in members for duty in one.duties}
     return msgspec.structs.replace(first, duties=tuple(sorted(duties)))
 
@@ -193,7 +198,7 @@ def _but_duties(one: Permit) -> tuple[str, ...]:
 
 
 def _order(ruling: Ruling) -> tuple[int, str]:
-    return -_SEVERITY[ruling.decision], ruling.clause.id
+    return -severity(ruling.decision), ruling.clause.id
 
 
 def _of_ruling(origin: Origin, purpose: str, ruling: Ruling, all_rulings: list[Ruling]) -> Permit:

@@ -241,7 +241,7 @@ class Terms(msgspec.Struct, frozen=True, dict=True):
 
     def clauses_of(self, contract_id: str, text_ns: int) -> Iterator[Clause]:
         """Yield the clauses of a contract, of what it includes, and of one's own rules, that were in force then."""
-        for included in (*self._closure(contract_id), EVERY_CONTRACT):
+        for included in (*self.closure(contract_id), EVERY_CONTRACT):
             for clause in self._clauses_by_contract.get(included, ()):
                 if in_force(clause.from_ns, clause.until_ns, text_ns):
                     yield clause
@@ -277,7 +277,8 @@ class Terms(msgspec.Struct, frozen=True, dict=True):
         dated |= {review.at_ns for review in self.reviews}
         return sorted(moment for moment in dated if moment > after_ns)
 
-    def _closure(self, contract_id: str) -> list[str]:
+    def closure(self, contract_id: str) -> list[str]:
+        """Return a contract and all that it includes; nothing for one that is not known."""
         found: list[str] = []
         left = [contract_id]
         while left:

@@ -78,9 +78,18 @@ class Facts(msgspec.Struct, frozen=True):
 
 def load(paths: Iterable[Path | str] = ()) -> Facts:
     """Return the shipped contracts and clauses with those of ``paths``. Raises ``ConfigError``."""
+    return _facts(_sources(paths))
+
+
+def load_alone(path: Path) -> Facts:
+    """Return what one file says, be it a shipped one or not. Raises ``ConfigError``."""
+    return _facts([(path, str(path), True)])
+
+
+def _facts(sources: Iterable[tuple[Path | Traversable, str, bool]]) -> Facts:
     contracts: dict[str, tuple[DatedRow[_ContractFields], Contract]] = {}
     rows: list[tuple[DatedRow[_ClauseFields], bool]] = []
-    for source, name, own in _sources(paths):
+    for source, name, own in sources:
         found = tables_of(name, read_bytes(source), _TABLES)
         for dated in found["contract"]:
             _once(dated, contracts)
