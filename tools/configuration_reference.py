@@ -45,6 +45,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[[key]]", config.Key),
     ("[[budget]]", config.Budget),
     ("[[rate_limit]]", config.RateLimit),
+    ("[[data_policy]]", config.DataPolicy),
     ("[alerts]", config.Alerts),
     ("[conduct]", config.Conduct),
 ]

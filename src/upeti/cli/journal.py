@@ -43,7 +43,19 @@ def verify_command(as_json: JsonOption = False, config: ConfigOption = None, dat
 
 
 def _show(result: Verification, screen: Console) -> None:
-    numbers = ("segments", "blocks", "bytes", "opened", "settled", "recovered", "corrected", "refused", "acts", "open")
+    numbers = (
+        "segments",
+        "blocks",
+        "bytes",
+        "opened",
+        "settled",
+        "recovered",
+        "corrected",
+        "refused",
+        "signalled",
+        "acts",
+        "open",
+    )
     shown = table([("instance", False), *((name, True) for name in numbers), ("ended", False)])
     for one in result.instances:
         counts = (getattr(one, name) for name in numbers)

@@ -22,14 +22,17 @@ from upeti.control.case_effects import Effects, notices_for, throttle_terms
 from upeti.control.config_file import Document
 from upeti.control.config_rules import Problem
 from upeti.control.keys import KeyRow
+from upeti.core import config as written
 from upeti.core.amount import decimal_text
 from upeti.core.config import Budget, Candidate, Channel, Config, RateLimit
 from upeti.core.errors import ConfigError
+from upeti.gateway.latch import Latch
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, SecretRef, Snapshot
 from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
 from upeti.money.price import Price
 from upeti.money.price_book import ANY_MODEL, PriceBook
 from upeti.providers.catalog import PROVIDERS
+from upeti.rights.data_policy import DataPolicy
 from upeti.rights.permit import permit, purposes_until
 from upeti.rights.terms import SERVE, Terms
 from upeti.wire.tiers import STANDARD
@@ -59,6 +62,7 @@ class State(msgspec.Struct, frozen=True):
     effects: Effects = Effects()  # of cases of conduct
     terms: Terms = Terms()
     at_ns: int = 0  # moment for which rights are decided
+    latches: tuple[Latch, ...] = ()
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -123,6 +127,8 @@ class _Compilation:
                 stream_idle_ms=route.stream_idle_ms,
                 attempts_max=route.attempts_max,
                 created_s=self._state.created_s,
+                content_failover=route.content_failover,
+                throttle_wait_ms=route.throttle_wait_ms,
             )
         keys = self._keys()
         budgets = self._budgets()
@@ -146,6 +152,8 @@ class _Compilation:
             frozen=self._state.frozen,
             suspended=self._state.effects.suspended,
             notices=notices_for(self._state.effects, config.conduct),
+            latches=tuple(latch for latch in self._state.latches if latch.subject.channel in channels),
+            policies=tuple(map(_policy, config.data_policy)),
         )
         return Compiled(snapshot, self._terms | {each.root: each for each in (*budgets, *throttles)}, self._warnings)
 
@@ -174,6 +182,9 @@ class _Compilation:
             breaker_failures=channel.breaker_failures,
             breaker_pause_ms=channel.breaker_pause_ms,
             purposes=self._purposes(place, channel),
+            region=channel.region,
+            retention_days=channel.retention_days,
+            signals_host=channel.signals_of,
         )
 
     def _purposes(self, place: int, channel: Channel) -> dict[str, int]:
@@ -368,6 +379,19 @@ def _for_whom(terms: BudgetTerms, written: Budget | RateLimit) -> BudgetTerms:
         project=written.project or "",
         key=written.key or "",
         feature=written.feature or "",
+    )
+
+
+def _policy(policy: written.DataPolicy) -> DataPolicy:
+    return DataPolicy(
+        name=policy.name,
+        tenant=policy.tenant or "",
+        project=policy.project or "",
+        key=policy.key or "",
+        feature=policy.feature or "",
+        regions=frozenset(policy.regions),
+        retention_days_max=policy.retention_days_max,
+        channels_denied=frozenset(policy.channels_denied),
     )
 
 

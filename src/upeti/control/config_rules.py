@@ -42,12 +42,14 @@ def problems_of(config: Config) -> list[Problem]:
         *_unique("key", "sha256", [key.sha256 for key in config.key]),
         *_unique("budget", "name", [budget.name for budget in config.budget]),
         *_unique("rate_limit", "name", [rate.name for rate in config.rate_limit]),
+        *_unique("data_policy", "name", [policy.name for policy in config.data_policy]),
         *_gateway(config),
         *_state(config.state),
         *_telemetry(config.telemetry),
         *_files(config),
         *(found for place, channel in enumerate(config.channel) for found in _channel(place, channel)),
         *_contracts(config),
+        *_policies(config),
         *_candidates(config),
         *(found for place, key in enumerate(config.key) for found in _key(place, key, config)),
         *(found for place, budget in enumerate(config.budget) for found in budget_problems(f"budget[{place}]", budget)),
@@ -170,6 +172,19 @@ def _channel(place: int, channel: Channel) -> Iterator[Problem]:
         if getattr(channel, field):
             what = f"{name}: `{field}` is for channels of kind `azure`"
             yield Problem(f"{here}.{field}", what, "leave it out, or change the kind")
+
+
+def _policies(config: Config) -> Iterator[Problem]:
+    names = [channel.name for channel in config.channel]
+    for place, policy in enumerate(config.data_policy):
+        here = f"data_policy[{place}]"
+        for index, name in enumerate(policy.channels_denied):
+            if name not in names:
+                what = f"data policy `{policy.name}`: there is no channel `{name}`"
+                yield Problem(f"{here}.channels_denied[{index}]", what, _choose(name, names, "[[channel]]"))
+        if not policy.regions and policy.retention_days_max is None and not policy.channels_denied:
+            cure = "add regions, retention_days_max or channels_denied"
+            yield Problem(here, f"data policy `{policy.name}` asks for nothing", cure)
 
 
 def _candidates(config: Config) -> Iterator[Problem]:

@@ -243,6 +243,31 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "default workspace)."
         ),
     ] = ""
+    region: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9_.-]{0,64}$",
+            description="Where the provider computes and keeps data, by a name of your own such as `eu`, for `[[data_policy]]`. "
+            "Empty: not known.",
+        ),
+    ] = ""
+    retention_days: (
+        Annotated[
+            int,
+            Meta(
+                ge=0, description="How long the provider keeps prompts and answers; 0: not at all. Left out: not known."
+            ),
+        ]
+        | None
+    ) = None
+    signals_of: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9.-]{0,253}$",
+            description="Host whose errors the endpoint gives, such as `api.openai.com`, where `base_url` is a proxy before it "
+            "([signals](cut-off.md)). Empty: the one in `base_url`.",
+        ),
+    ] = ""
     ca_file: Annotated[
         str, Meta(description="PEM file of the authority that signed the endpoint's certificate, if not a public one.")
     ] = ""
@@ -330,6 +355,22 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Milliseconds, Meta(description="Longest silence within an answer before it counts as cut.")
     ] = 120_000
     attempts_max: Annotated[int, Meta(ge=1, le=16, description="Attempts of one call over all candidates.")] = 4
+    throttle_wait_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=600_000,
+            description="A provider that says 429 and to come again within this time is waited for, once, within the deadline. "
+            "Longer: the next candidate at once, or the 429 goes back to the client.",
+        ),
+    ] = 500
+    content_failover: Annotated[
+        bool,
+        Meta(
+            description="Whether a call that a provider's content filter refused is sent to the next candidate. Off: the refusal "
+            "goes back to the client, so that no other account is burnt by it."
+        ),
+    ] = False
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -406,6 +447,26 @@ class RateLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feature: Annotated[FeatureName, Meta(description="Only calls for this feature.")] | None = None
 
 
+class DataPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[data_policy]]`: where calls may go, at the first choice and at failover. It holds for every call that has all of
+    `tenant`, `project`, `key` and `feature` that are given here; of several policies all hold. See [cut-off](cut-off.md).
+    """
+
+    name: Annotated[Name, Meta(description="Name of the policy, shown in refusals.")]
+    regions: Annotated[
+        tuple[Name, ...],
+        Meta(description="Only channels with one of these regions; one whose region is not known is none of them."),
+    ] = ()
+    retention_days_max: (
+        Annotated[int, Meta(ge=0, description="Only channels that are known to keep data no longer than this.")] | None
+    ) = None
+    channels_denied: Annotated[tuple[Name, ...], Meta(description="None of these channels.")] = ()
+    tenant: Annotated[Name, Meta(description="Only calls of this tenant.")] | None = None
+    project: Annotated[Name, Meta(description="Only calls of keys with this project.")] | None = None
+    key: Annotated[Name, Meta(description="Only calls with the key of this id.")] | None = None
+    feature: Annotated[FeatureName, Meta(description="Only calls for this feature.")] | None = None
+
+
 class Alerts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[alerts]`: where it is told, besides the log, that a share of a budget is spent or that a budget was frozen."""
 
@@ -467,5 +528,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: tuple[Key, ...] = ()
     budget: tuple[Budget, ...] = ()
     rate_limit: tuple[RateLimit, ...] = ()
+    data_policy: tuple[DataPolicy, ...] = ()
     alerts: Alerts = msgspec.field(default_factory=Alerts)
     conduct: Conduct = msgspec.field(default_factory=Conduct)

@@ -132,6 +132,28 @@ class CallRefused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     code: str  # of the error, e.g. "budget_exceeded"
 
 
+class ChannelSignalled(msgspec.Struct, frozen=True, array_like=True, tag="signalled"):
+    """An error of a provider that is more than one call's: what it said, what it was taken to mean, what was done.
+
+    The attempt that met it has its own records; this one moves no money.
+    """
+
+    call: int
+    attempt: int
+    at_ns: int
+    call_id: str
+    channel: str
+    model: str
+    status: int
+    signal: str  # id of the row of providers/facts/signals.toml, "" when none knew it
+    meaning: str
+    reaction: str
+    verdict: str  # of the known-good probe: "sound", "cut", "unsure"; "" when none was asked
+    incident: str  # that it belongs to, "" when nothing was latched
+    sha256: str  # of the body as it came
+    excerpt: str  # of the body, scrubbed, at most 500 letters
+
+
 class ActDone(msgspec.Struct, frozen=True, array_like=True, tag="act"):
     """What somebody decided: a right granted or revoked, a clause reviewed, a latch opened, a case moved, a person erased.
 
@@ -162,6 +184,7 @@ Record = (
     | AttemptRecovered
     | CostCorrected
     | CallRefused
+    | ChannelSignalled
     | ActDone
     | SegmentClosed
 )

@@ -13,6 +13,8 @@ import struct
 
 import msgspec
 
+from upeti.gateway.latch import Latch, Subject
+
 FRAME_HEAD = struct.Struct("<I")
 FRAME_BYTES_MAX = 16 * 1024 * 1024  # a metrics frame of a busy worker is a few KB; more is a broken peer
 
@@ -71,6 +73,41 @@ class MetricsAsk(msgspec.Struct, frozen=True, array_like=True, tag="metrics?"):
     request: int
 
 
+class Latched(msgspec.Struct, frozen=True, array_like=True, tag="latched"):
+    """This worker has latched something; said again after each connection until a snapshot has it."""
+
+    latch: Latch
+    signal: str  # id of the row, "" when a probe decided
+    status: int
+    sha256: str  # of the body
+    excerpt: str  # scrubbed
+
+
+class Affected(msgspec.Struct, frozen=True, array_like=True, tag="affected"):
+    """So many more calls met an incident: incident → calls."""
+
+    calls: dict[str, int]
+
+
+class AbuseBlocked(msgspec.Struct, frozen=True, array_like=True, tag="abuse"):
+    """A provider blocked a channel for what was sent through it, and this tenant is the suspect."""
+
+    tenant: str
+    channel: str
+    incident: str
+    refusals: int  # by content filters, on that channel, lately
+    until_ns: int
+
+
+class Probed(msgspec.Struct, frozen=True, array_like=True, tag="probed"):
+    """Answer to ProbeAsk. ``verdict``: "sound", "cut", "unsure"; ``what`` is for people, scrubbed."""
+
+    request: int
+    verdict: str
+    status: int  # 0: no answer
+    what: str
+
+
 class LeaseGrant(msgspec.Struct, frozen=True, array_like=True, tag="grant"):
     """Answer to LeaseAsk: ``amount_pico`` is added to the worker's lease (0: there is no more).
 
@@ -101,8 +138,37 @@ class MetricsText(msgspec.Struct, frozen=True, array_like=True, tag="metrics="):
     text: str
 
 
-WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk
-KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText
+class LatchShut(msgspec.Struct, frozen=True, array_like=True, tag="shut"):
+    """A latch holds from now on: another worker's, another node's or a person's."""
+
+    latch: Latch
+
+
+class LatchOpened(msgspec.Struct, frozen=True, array_like=True, tag="open"):
+    """It works again, or a person says so."""
+
+    subject: Subject
+
+
+class TenantHeld(msgspec.Struct, frozen=True, array_like=True, tag="held"):
+    """A tenant is under suspicion of an abuse block; the snapshot that says so is on its way."""
+
+    tenant: str
+    number: str  # of the case, or of the incident until there is a case
+    until_ns: int
+
+
+class ProbeAsk(msgspec.Struct, frozen=True, array_like=True, tag="probe?"):
+    """Send a request that is known to be good. ``wire`` and ``model`` are what has worked, "" when nobody knows."""
+
+    request: int
+    subject: Subject
+    wire: str
+    model: str
+
+
+WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk | Latched | Affected | AbuseBlocked | Probed
+KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText | LatchShut | LatchOpened | TenantHeld | ProbeAsk
 
 _encoder = msgspec.json.Encoder()
 _worker_words: msgspec.json.Decoder[WorkerWord] = msgspec.json.Decoder(WorkerWord)

@@ -12,8 +12,10 @@ from pathlib import Path
 import msgspec
 
 from upeti.core.config import Gateway, Journal
+from upeti.gateway.latch import Latch
 from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
+from upeti.rights.data_policy import DataPolicy
 from upeti.rights.terms import FOREVER_NS, SERVE
 
 
@@ -62,6 +64,9 @@ class ChannelView(msgspec.Struct, frozen=True):
     # What rights.permit allows on this channel now → until when, ns: what ends by date ends also while the keeper is down.
     purposes: dict[str, int] = msgspec.field(default_factory=lambda: {SERVE: FOREVER_NS})
     tier: str = ""  # service tier of calls that ask for none
+    region: str = ""  # where it computes and keeps; "": not known
+    retention_days: int | None = None  # how long the provider keeps prompts and answers; None: not known
+    signals_host: str = ""  # whose errors it gives, where that is not its own host's
 
 
 class CandidateView(msgspec.Struct, frozen=True):
@@ -84,6 +89,8 @@ class RouteView(msgspec.Struct, frozen=True):
     stream_idle_ms: int = 120_000
     attempts_max: int = 4
     created_s: int = 0  # for /v1/models
+    content_failover: bool = False  # whether what a content filter refused goes on to another candidate
+    throttle_wait_ms: int = 500
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -100,6 +107,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     frozen: frozenset[str] = frozenset()  # roots of budgets that refuse until they are released
     suspended: dict[str, str] = msgspec.field(default_factory=dict)  # tenant that is not served → its case
     notices: dict[str, str] = msgspec.field(default_factory=dict)  # case → what its tenants are told
+    latches: tuple[Latch, ...] = ()
+    policies: tuple[DataPolicy, ...] = ()
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)

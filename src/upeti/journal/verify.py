@@ -22,6 +22,7 @@ from upeti.core.events import (
     AttemptRecovered,
     AttemptSettled,
     CallRefused,
+    ChannelSignalled,
     CostCorrected,
     Outcome,
     Record,
@@ -32,7 +33,7 @@ from upeti.journal.acts import acts_dir
 from upeti.journal.blocks import GENESIS, KEEPER_PREFIX, segment_number
 from upeti.journal.reader import AttemptName, SegmentScan, instances, segments
 
-Fact = AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | ActDone
+Fact = AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | ChannelSignalled | ActDone
 
 FINDINGS_LISTED_MAX = 200  # of one kind; all are counted
 
@@ -59,6 +60,7 @@ class InstanceResult(msgspec.Struct):
     recovered: int = 0  # attempts of this instance that a keeper settled
     corrected: int = 0
     refused: int = 0
+    signalled: int = 0
     acts: int = 0  # what people and rules decided
     open: int = 0  # neither settled nor recovered
     torn_bytes: int = 0
@@ -318,6 +320,8 @@ class _InstanceCheck:
             self._corrections.add(self._directory.name, self._segment, record)
         elif isinstance(record, ActDone):
             self._result.acts += 1
+        elif isinstance(record, ChannelSignalled):
+            self._result.signalled += 1
         else:
             self._result.refused += 1
 

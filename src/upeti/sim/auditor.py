@@ -225,7 +225,7 @@ def _take(journal: Journal, late: list[tuple[str, list[Any]]], instance: str, re
         before = journal.corrections.setdefault(record[1], record)
         if before[3:] != record[3:]:
             journal.findings.append(Finding("corrected_twice", record[1], "two corrections carry this id"))
-    elif tag != "closed":
+    elif tag not in ("closed", "signalled"):  # signals move no money
         journal.findings.append(Finding("journal_damaged", instance, f"a record of unknown kind {tag!r}"))
 
 

@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     _rights()
     _conduct()
+    _latches()
 
 
 def _rights() -> None:
@@ -61,4 +62,41 @@ def _conduct() -> None:
         sa.Column("declared_by", sa.String(), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.Column("why", sa.String(), nullable=False),
+    )
+
+
+def _latches() -> None:
+    op.create_table(
+        "incidents",
+        sa.Column("id", sa.String(), primary_key=True),
+        sa.Column("scope", sa.String(), nullable=False),
+        sa.Column("channel", sa.String(), nullable=False),
+        sa.Column("detail", sa.String(), nullable=False),
+        sa.Column("opened_ns", sa.BigInteger(), nullable=False),
+        sa.Column("meaning", sa.String(), nullable=False),
+        sa.Column("signal", sa.String(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("why", sa.String(), nullable=False),
+        sa.Column("sha256", sa.String(), nullable=False),
+        sa.Column("excerpt", sa.String(), nullable=False),
+        sa.Column("calls", sa.BigInteger(), nullable=False),
+        sa.Column("probes", sa.BigInteger(), nullable=False),
+        sa.Column("recovered_ns", sa.BigInteger(), nullable=False),
+        sa.Column("recovered_by", sa.String(), nullable=False),
+    )
+    op.create_table(
+        "latches",
+        sa.Column("scope", sa.String(), primary_key=True),
+        sa.Column("channel", sa.String(), primary_key=True),
+        sa.Column("detail", sa.String(), primary_key=True),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("since_ns", sa.BigInteger(), nullable=False),
+        sa.Column("incident", sa.String(), sa.ForeignKey("incidents.id"), nullable=False),
+        sa.Column("meaning", sa.String(), nullable=False),
+        sa.Column("why", sa.String(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("wire", sa.String(), nullable=False),
+        sa.Column("model", sa.String(), nullable=False),
+        sa.Column("probes", sa.Integer(), nullable=False),
+        sa.Column("next_probe_ns", sa.BigInteger(), nullable=False),
     )
