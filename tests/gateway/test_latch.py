@@ -23,7 +23,7 @@ def test_every_state_knows_every_event() -> None:
         assert TRANSITIONS[state][event] in State
 
 
-@pytest.mark.parametrize("event", set(Event) - {Event.PERSON_OPENED})
+@pytest.mark.parametrize("event", [event for event in Event if event is not Event.PERSON_OPENED])
 def test_only_a_person_opens_what_a_person_latched(event: Event) -> None:
     assert TRANSITIONS[State.HELD][event] is State.HELD
 
