@@ -132,7 +132,8 @@ ROWS: list[tuple[str, tuple[str, str, str], int, tuple[str, str, str], int]] = [
     ("m-nousage", UNKNOWN, 200, UNKNOWN, 200),
     ("m-badjson", UNKNOWN, 200, UNKNOWN, 200),
     ("m-err400", ("refused", "posted", "nothing"), 400, ("refused", "posted", "nothing"), 400),
-    ("m-err401", ("refused", "posted", "nothing"), 401, ("refused", "posted", "nothing"), 401),
+    # The key is dead: the channel is latched, and the client hears of that.
+    ("m-err401", ("refused", "posted", "nothing"), 503, ("refused", "posted", "nothing"), 503),
     ("m-err429", ("refused", "posted", "nothing"), 429, ("refused", "posted", "nothing"), 429),
     ("m-err500", ("refused", "posted", "nothing"), 500, ("refused", "posted", "nothing"), 500),
     ("m-err408", ("refused_unsure", "estimated", "bound"), 408, ("refused_unsure", "estimated", "bound"), 408),

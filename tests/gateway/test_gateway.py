@@ -223,7 +223,10 @@ async def test_metrics_come_from_the_keeper_who_hears_of_every_call(tmp_path: Pa
         await until(lambda: served.gateway.keeper._transport is None, what="the loss of the keeper")
         answered = await served.ask(METRICS)
         assert (answered.status, answered.code) == (503, "keeper_unreachable")
-    assert samples['upeti_attempts_total{channel="up",outcome="posted"}'] == 2
+    # With the probe after the 400: a request that is known to be good.
+    assert samples['upeti_attempts_total{channel="up",outcome="posted"}'] == 3
+    assert samples['upeti_probes_total{verdict="sound"}'] == 1
+    assert samples['upeti_channel_latched{channel="up"}'] == 0
     assert samples['upeti_tokens_total{channel="up",meter="output"}'] == 5
     assert samples['upeti_calls_total{status="2xx"}'] >= 1
     assert samples['upeti_calls_total{status="4xx"}'] == 3

@@ -161,6 +161,8 @@ class Call:
         self.feature = caller.feature
         if b"x-upeti-feature" in headers or b"x-upeti-task" in headers or fields.metadata is not None:
             self._read_tags(caller)
+        if view.policy_features and self.feature in view.policy_features:
+            self.way = view.way(caller, target, self.model, self.feature)
 
     def _read_other(self) -> BodyFields:
         """A relayed API of which little is known: its model, if it names one, in JSON or in a form."""

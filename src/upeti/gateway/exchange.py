@@ -1,6 +1,7 @@
 """Serve one call: the whole data path, in order.
 
-One loop serves retry, failover, an empty budget and a missing price: each is a reason to go on to the next candidate.
+One loop serves retry, failover, a cut-off, an empty budget and a missing price: each is a reason to go on to the next
+candidate. What a provider's error means is decided by ``reaction``.
 After the first byte of an answer there is no other candidate.
 """
 
@@ -9,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from upeti.core.errors import BadRequest, CallError, DeadlineExceeded, JournalError, Overloaded, UpstreamFailed
+from upeti.core.errors import (
+    BadRequest,
+    CallError,
+    DeadlineExceeded,
+    Forbidden,
+    JournalError,
+    Overloaded,
+    UpstreamFailed,
+)
 from upeti.core.events import AttemptOpened, CallRefused
 from upeti.gateway import relay
 from upeti.gateway.auth import check_served
@@ -22,6 +31,8 @@ from upeti.gateway.live import Lane, Tariff, no_right
 from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
 from upeti.gateway.purses import PurseSet
+from upeti.gateway.reaction import react
+from upeti.gateway.refusals import latched
 from upeti.gateway.routing import plan
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 
@@ -29,7 +40,6 @@ _BACK_OFF_S: Final = 0.1  # before the same candidates are tried again; doubled 
 # How long a call waits for a lease while the keeper is away: a keeper restarts within a second.
 _KEEPER_WAIT_S: Final = 3.0
 _NO_KEEPER: Final = "The call's budgets have no lease left here and the keeper does not answer: try again shortly."
-_ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
 
 
 async def exchange(call: Call) -> None:
@@ -45,7 +55,9 @@ async def exchange(call: Call) -> None:
         call.understand(target, gateway.now_ns())
         call.deadline_s = call.received_s + call.way.deadline_s
         lanes: Sequence[Lane] = call.way.lanes
-        if len(lanes) > 1:
+        if len(lanes) != 1:
+            if not lanes:
+                raise _all_latched(call)
             now_s = gateway.loop.time()
             lanes = plan(lanes, lambda lane: lane.channel.breaker.usable(now_s), gateway.draw)
         failure = await _attempt(call, lanes[0])
@@ -65,22 +77,29 @@ async def exchange(call: Call) -> None:
 async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
     """The first candidate did not answer: try the others, then what may be tried again, while attempts are left."""
     attempts_max = call.way.route.attempts_max
+    insisted = await _insist(call, lanes[0], failure)
+    if insisted is None:
+        return
+    failure = insisted
     again = [lanes[0]] if failure.again else []
     left = list(lanes[1:])
     pause_s = _BACK_OFF_S
     while True:
         for lane in left:
-            if call.attempts >= attempts_max or call.gateway.loop.time() >= call.deadline_s:
+            if failure.final or call.attempts >= attempts_max or call.gateway.loop.time() >= call.deadline_s:
                 break
+            if not _still_permitted(call, lane):
+                continue
             new = await _attempt(call, lane)
+            new = await _insist(call, lane, new) if new is not None else None
             if new is None:
                 return
-            if new.rank >= failure.rank:
+            if new.final or new.rank >= failure.rank:
                 failure = new
             if new.again:
                 again.append(lane)
         left, again = again, []
-        if not left or call.attempts >= attempts_max:
+        if failure.final or not left or call.attempts >= attempts_max:
             break
         await _pause(call, pause_s)
         pause_s *= 2
@@ -88,6 +107,56 @@ async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
         relay.give_back(call, failure.answer)
     elif failure.error is not None:
         raise failure.error
+
+
+async def _insist(call: Call, lane: Lane, failure: Failure) -> Failure | None:
+    """Find out what a candidate's failure means, and try the same one once more where that helps.
+
+    Returns None when the client has an answer.
+    """
+    told = await _judge(call, lane, failure)
+    if told is None or told.soon_s is None or call.attempts >= call.way.route.attempts_max:
+        return told
+    if told.soon_s >= call.deadline_s - call.gateway.loop.time():
+        return told
+    await _wait(call, told.soon_s)
+    if not _still_permitted(call, lane):
+        return told
+    new = await _attempt(call, lane)
+    return await _judge(call, lane, new) if new is not None else None
+
+
+async def _judge(call: Call, lane: Lane, failure: Failure) -> Failure | None:
+    """Return what is to be done about a failure; None when it is an error of the client's, who has it now."""
+    if failure.answer is None:
+        return failure
+    told = await react(call, lane, failure.answer)
+    if told is None:
+        relay.give_back(call, failure.answer)
+    return told
+
+
+def _still_permitted(call: Call, lane: Lane) -> bool:
+    """Whether a candidate of the plan may still take the call: a latch, a hold, a right that ended, a new policy may have
+    come since. Raises ``Forbidden`` when the call may go nowhere any more.
+    """
+    assert call.caller is not None
+    view = call.gateway.view
+    feature = call.feature if call.feature in view.policy_features else ""
+    try:
+        way = view.way(call.caller, call.target, call.model, feature)
+    except Forbidden:
+        raise
+    except CallError:
+        return False
+    return any(one.channel.name == lane.channel.name and one.model == lane.model for one in way.lanes)
+
+
+def _all_latched(call: Call) -> CallError:
+    latch = call.way.latch
+    assert latch is not None
+    call.view.latches.met(latch)
+    return latched(latch)
 
 
 async def _attempt(call: Call, lane: Lane) -> Failure | None:
@@ -216,8 +285,9 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         reply.begin(request, gateway.limits.answer_bytes_max, fiber.deadline, call.way.stream_idle_s)
         await reply
         if reply.status >= 400:
-            return await relay.refused(call, lane, attempt, reply, sent_s)
+            return Failure(answer=await relay.refused(call, lane, attempt, reply, sent_s))
         channel.breaker.succeeded()
+        channel.worked = lane
         if not reply.complete or (call.stream and not reply.is_json):
             await relay.stream(call, lane, attempt, reply, sent_s)
         else:
@@ -228,7 +298,7 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         return None
     except UpstreamError as error:
         channel.breaker.failed(gateway.loop.time())
-        attempt.settle(_ENDED_BY_KIND.get(error.kind, Ended.NOT_SENT))
+        attempt.settle(relay.ENDED_BY_KIND.get(error.kind, Ended.NOT_SENT))
         gateway.log.warning("attempt_failed", str(error), call=call.id, channel=channel.name, kind=error.kind)
         return Failure(
             error=UpstreamFailed("upstream_failed", f"The channel {channel.name!r} failed: {error}."), again=True
@@ -265,15 +335,21 @@ def _request_bytes(call: Call, lane: Lane, attempt: Attempt) -> bytes:
 
 async def _pause(call: Call, seconds: float) -> None:
     """Wait before the same candidates are tried again, in part at random so that calls do not march in step."""
+    await _wait(call, seconds * (0.5 + call.gateway.draw() / 2))
+
+
+async def _wait(call: Call, seconds: float) -> None:
+    """Wait, at most until the call's deadline. Raises ``DeadlineExceeded``."""
     gateway = call.gateway
     gate = Gate()
     call.fiber.deadline = call.deadline_s
-    timer = gateway.loop.call_later(seconds * (0.5 + gateway.draw() / 2), gate.open)
+    timer = gateway.loop.call_later(seconds, gate.open)
     try:
         await gate
     except TimedOut:
         raise DeadlineExceeded("deadline_exceeded", "No candidate answered within the route's deadline_ms.") from None
     finally:
+        call.fiber.deadline = NEVER_S
         timer.cancel()
 
 

@@ -34,12 +34,22 @@ class Answer:
 class Failure:
     """Why a candidate did not answer, and what to tell the client if nobody does."""
 
-    __slots__ = ("again", "answer", "error")
+    __slots__ = ("again", "answer", "error", "final", "soon_s")
 
-    def __init__(self, *, error: CallError | None = None, answer: Answer | None = None, again: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        error: CallError | None = None,
+        answer: Answer | None = None,
+        again: bool = False,
+        final: bool = False,
+        soon_s: float | None = None,
+    ) -> None:
         self.error = error
         self.answer = answer  # the provider's own error, given back as it came
-        self.again = again  # the same candidate may be tried again
+        self.again = again  # the same candidate may be tried again, after the others
+        self.final = final  # no other candidate is asked
+        self.soon_s = soon_s  # the same candidate is tried once more after this time, before the others
 
     @property
     def rank(self) -> int:

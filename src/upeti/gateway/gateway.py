@@ -15,6 +15,7 @@ from upeti.core.errors import CallError, ConfigError, NotFound, Overloaded
 from upeti.gateway import live, snapshot
 from upeti.gateway.auth import identify
 from upeti.gateway.call import Call
+from upeti.gateway.cut_off import CutOff
 from upeti.gateway.entra import token_source
 from upeti.gateway.failure import TimedOut
 from upeti.gateway.fiber import Fiber
@@ -74,9 +75,11 @@ class Gateway:
         self.keeper = KeeperClient(data_dir / "run" / "keeper.sock", self.instance, worker, loop)
         self.holds = Holds(self.keeper, self.now_ns, self.journal.when_durable)
         self.keeper.on_grant = self._granted
+        self.cut_off = CutOff(self, self.view.latches, self.view.signs)
         self.keeper.on_recall = self.holds.recalled
+        self.keeper.on_cut_off = self.cut_off.heard
         self.keeper.on_snapshot = self.swap
-        self.keeper.on_connected = self.holds.connected
+        self.keeper.on_connected = self._connected
         self.keeper.leases = self.holds.leases
         self._leases_due_s = 0.0
 
@@ -123,10 +126,15 @@ class Gateway:
         if now_s >= self._leases_due_s:
             self._leases_due_s = now_s + _LEASES_S
             self.holds.return_idle()
+            self.cut_off.tick()
             self.journal.rotate_when_old()
             self.keeper.report(self._samples())
             for channel in self.view.channels.values():
                 channel.pool.close_idle(now_s)
+
+    def _connected(self) -> None:
+        self.holds.connected()
+        self.cut_off.connected()
 
     def _granted(self, grant: LeaseGrant) -> None:
         self.holds.granted(grant.budget, grant.amount_pico, grant.left_pico, grant.limit_pico)
@@ -138,7 +146,7 @@ class Gateway:
         for name, channel in self.view.channels.items():
             values[f'upeti_upstream_connections{{channel="{name}"}}'] = channel.pool.open_connections
             values[f'upeti_channel_open{{channel="{name}"}}'] = 1.0 if channel.breaker.is_open else 0.0
-        return values
+        return values | self.cut_off.samples()
 
     # -- calls -----------------------------------------------------------------------------------------------------------
 

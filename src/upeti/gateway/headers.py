@@ -42,8 +42,13 @@ _REQUEST_IDS: Final = (b"x-request-id", b"request-id", b"apim-request-id")
 # Azure: the provisioned deployment that was full, in the answer of the standard one that took the call over.
 SPILLOVER: Final = b"x-ms-spillover-from-deployment"
 
+# Amazon: the type of an error, which its body does not say.
+AMAZON_ERROR: Final = b"x-amzn-errortype"
+
 # What the gateway itself needs of an answer's head.
-_READ: Final = frozenset({b"content-type", b"content-length", b"transfer-encoding", SPILLOVER, *_REQUEST_IDS})
+_READ: Final = frozenset(
+    {b"content-type", b"content-length", b"transfer-encoding", AMAZON_ERROR, SPILLOVER, *_REQUEST_IDS}
+)
 
 _KEPT: Final = _TO_CLIENT | _READ
 _NAMES_MAX: Final = 1024

@@ -13,9 +13,14 @@ from pathlib import Path
 import msgspec
 
 from upeti.gateway.keeper_link import (
+    AbuseBlocked,
+    Affected,
     FrameReader,
     Hello,
     KeeperWord,
+    Latched,
+    LatchOpened,
+    LatchShut,
     LeaseAsk,
     LeaseGrant,
     LeaseRecall,
@@ -23,7 +28,10 @@ from upeti.gateway.keeper_link import (
     Metrics,
     MetricsAsk,
     MetricsText,
+    ProbeAsk,
+    Probed,
     SnapshotReady,
+    TenantHeld,
     WorkerWord,
     decode_keeper_word,
     frame,
@@ -47,6 +55,7 @@ class KeeperClient:
         self.on_recall: Callable[[str], None]
         self.on_snapshot: Callable[[], None]
         self.on_connected: Callable[[], None]
+        self.on_cut_off: Callable[[LatchShut | LatchOpened | TenantHeld | ProbeAsk], None]
         self.leases: Callable[[], dict[str, tuple[int, int]]]
 
     async def run(self) -> None:
@@ -85,6 +94,10 @@ class KeeperClient:
         else:
             answer(None)
 
+    def say(self, word: Latched | Affected | AbuseBlocked | Probed) -> bool:
+        """Tell of a cut-off; False when nobody hears."""
+        return self._send(word)
+
     def _send(self, word: WorkerWord) -> bool:
         if self._transport is None or self._transport.is_closing():
             return False
@@ -105,6 +118,8 @@ class KeeperClient:
                 self.on_recall(word.budget)
             case SnapshotReady():
                 self.on_snapshot()
+            case LatchShut() | LatchOpened() | TenantHeld() | ProbeAsk():
+                self.on_cut_off(word)
             case MetricsText():
                 answer = self._requests.pop(word.request, None)
                 if answer is not None:

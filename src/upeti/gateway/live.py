@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,12 +17,16 @@ from upeti.core.errors import BadRequest, ConfigError, Forbidden, NotFound
 from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, check_served, identify
 from upeti.gateway.health import Breaker
+from upeti.gateway.latch import Latch, Latches
 from upeti.gateway.paths import Target
 from upeti.gateway.purses import PurseFinder
+from upeti.gateway.refusals import not_permitted, tenant_held
+from upeti.gateway.signs import Signs
 from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
 from upeti.gateway.upstream import Pool
 from upeti.money.price import Price, tiers_at
 from upeti.providers.catalog import PROVIDERS
+from upeti.rights.data_policy import DataPolicy, objection
 from upeti.rights.terms import SERVE
 from upeti.wire.tiers import AUTO, AUTO_REACH, PROVISIONED, STANDARD
 from upeti.wire.wires import OTHER
@@ -46,6 +51,15 @@ class LiveChannel:
         self.provider = PROVIDERS[view.kind]
         self._secret = secret
         self.token = token
+        # Of the secret of 256 bits no more than what tells one from the next.
+        self.key_id = sha256(f"upeti:{view.host}:{secret}".encode()).hexdigest()[:12] if secret else ""
+        self.signals_host = (view.signals_host or view.host).lower()
+        self.worked: Lane | None = None  # what was last answered well: what a probe asks with
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What nobody but the provider may see."""
+        return (self._secret, self.token() if self.token is not None else "")
 
     def takes(self, target: Target) -> bool:
         """Whether the provider speaks the API that is asked for, and may be asked, as far as the snapshot said."""
@@ -127,11 +141,13 @@ class Lane:
         "head",
         "model",
         "model_upstream",
+        "named",
         "order",
         "prices",
         "prices_by_tier",
         "provisioned",
         "served_by",
+        "target",
         "until_ns",
         "weight",
     )
@@ -139,7 +155,9 @@ class Lane:
     def __init__(self, view: CandidateView, channel: LiveChannel, target: Target, asked: str, cap_default: int) -> None:
         """``asked`` is the model's name as the client gave it."""
         wire = target.wire
+        self.target = target
         self.channel = channel
+        self.named = view.model not in ("", "*")  # by the operator, not by the client
         self.order = view.order
         self.weight = view.weight
         self.model = asked if view.model in ("", "*") else view.model
@@ -198,27 +216,34 @@ class Lane:
 class Way:
     """Where a caller's call of one API and one model may go: the route and its lanes in the order of the file."""
 
-    __slots__ = ("attempt_timeout_s", "deadline_s", "lanes", "route", "stream_idle_s")
+    __slots__ = ("attempt_timeout_s", "deadline_s", "lanes", "latch", "route", "stream_idle_s", "throttle_wait_s")
 
-    def __init__(self, route: RouteView, lanes: tuple[Lane, ...]) -> None:
+    def __init__(self, route: RouteView, lanes: tuple[Lane, ...], latch: Latch | None = None) -> None:
         self.route = route
         self.lanes = lanes
+        self.latch = latch  # why there is no lane, when there is none
         self.deadline_s = route.deadline_ms / 1000
         self.attempt_timeout_s = route.attempt_timeout_ms / 1000
         self.stream_idle_s = route.stream_idle_ms / 1000
+        self.throttle_wait_s = route.throttle_wait_ms / 1000
 
 
 class LiveView:
     """All that one snapshot says, ready to serve."""
 
-    def __init__(self, snapshot: Snapshot, channels: dict[str, LiveChannel]) -> None:
+    def __init__(self, snapshot: Snapshot, channels: dict[str, LiveChannel], latches: Latches, signs: Signs) -> None:
+        """``latches`` and ``signs`` are this worker's, and outlive the view."""
         self.snapshot = snapshot
         self.keys = snapshot.keys
         self.channels = channels
         self.routes = snapshot.routes
         self.refuse_unpriced = snapshot.unpriced == "refuse"
         self.purses = PurseFinder(snapshot.budgets, snapshot.frozen)
-        self._ways: dict[tuple[str, Target, str], Way] = {}
+        self.latches = latches
+        self.signs = signs
+        # Features that a data policy asks for: calls of others all go the same ways.
+        self.policy_features = frozenset(policy.feature for policy in snapshot.policies if policy.feature)
+        self._ways: dict[tuple[str, Target, str, str], Way] = {}
         self._callers: dict[bytes, Caller] = {}
 
     def caller(self, headers: Mapping[bytes, bytes], now_ns: int) -> Caller:
@@ -236,22 +261,31 @@ class LiveView:
                 self._callers[bearer] = caller
         return caller
 
-    def way(self, caller: Caller, target: Target, model: str) -> Way:
-        """Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with this key, a tenant that is suspended),
-        ``BadRequest`` (not this API).
+    def way(self, caller: Caller, target: Target, model: str, feature: str = "") -> Way:
+        """Return where a call may go: every candidate that is permitted and not latched.
+
+        ``feature`` is one of ``policy_features``, or "". Raises ``NotFound`` (no route, no channel), ``Forbidden`` (not with
+        this key, a tenant that is suspended, no candidate that is permitted), ``BadRequest`` (not this API).
         """
-        way = self._ways.get((caller.key, target, model))
+        way = self._ways.get((caller.key, target, model, feature))
         if way is None:
-            way = self._find_way(caller, target, model)
+            way = self._find_way(caller, target, model, feature)
             if len(target.suffix) + len(target.query) > _REMEMBERED_BYTES_MAX:
                 return way
             if len(self._ways) >= _REMEMBERED_MAX:
                 self._ways.clear()
-            self._ways[caller.key, target, model] = way
+            self._ways[caller.key, target, model, feature] = way
         return way
 
-    def _find_way(self, caller: Caller, target: Target, model: str) -> Way:
+    def forget_ways(self) -> None:
+        """A latch or a hold has changed: ways are found again."""
+        self._ways.clear()
+
+    def _find_way(self, caller: Caller, target: Target, model: str, feature: str) -> Way:
         check_served(caller, self.snapshot)  # here, where a call of a tenant that is served comes once
+        hold = self.signs.held.get(caller.tenant)
+        if hold is not None:
+            raise tenant_held(hold.number, hold.until_ns)
         if len(model) > _MODEL_LETTERS_MAX:
             raise BadRequest(
                 "invalid_model", f"The model's name is longer than {_MODEL_LETTERS_MAX} letters.", param="model"
@@ -282,7 +316,37 @@ class LiveView:
                 f"No candidate of the route {route.name!r} takes this API: /v1/messages goes to channels of kind "
                 "anthropic, everything else to the others.",
             )
-        return Way(route, lanes)
+        lanes = self._permitted(lanes, caller, feature)
+        latches = self.latches
+        usable = tuple(
+            lane for lane in lanes if latches.covering(lane.channel.name, lane.channel.key_id, lane.model) is None
+        )
+        if usable:
+            return Way(route, usable)
+        first = lanes[0]
+        return Way(route, (), latches.covering(first.channel.name, first.channel.key_id, first.model))
+
+    def _permitted(self, lanes: tuple[Lane, ...], caller: Caller, feature: str) -> tuple[Lane, ...]:
+        """Return the lanes that all data policies of this caller let through. Raises ``Forbidden`` when there is none."""
+        policies: list[DataPolicy] = [
+            policy
+            for policy in self.snapshot.policies
+            if policy.concerns(caller.tenant, caller.project, caller.key, feature)
+        ]
+        if not policies:
+            return lanes
+        permitted = []
+        against: tuple[str, str, str] | None = None
+        for lane in lanes:
+            view = lane.channel.view
+            found = objection(policies, view.name, view.region, view.retention_days)
+            if found is None:
+                permitted.append(lane)
+            elif against is None:
+                against = (found[0].name, view.name, found[1])
+        if against is not None and not permitted:
+            raise not_permitted(*against)
+        return tuple(permitted)
 
     def _check_rights(self, where: str, channels: list[LiveChannel]) -> None:
         """Raises ``Forbidden`` when what would fit may not serve."""
@@ -332,6 +396,7 @@ def build(
         if before is not None and before.view == view:
             # A token's source lives as long as its channel: it has a thread, and its first token takes a second.
             channels[name] = LiveChannel(view, before.pool, before.breaker, secret, before.token)
+            channels[name].worked = before.worked
         else:
             token = tokens(view) if view.entra else None
             try:
@@ -346,4 +411,6 @@ def build(
         for channel in old.channels.values():
             if channel.pool not in kept:
                 channel.pool.close()
-    return LiveView(snapshot, channels)
+    latches, signs = (old.latches, old.signs) if old is not None else (Latches(), Signs())
+    latches.confirm(snapshot.latches)
+    return LiveView(snapshot, channels, latches, signs)

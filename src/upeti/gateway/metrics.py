@@ -61,6 +61,14 @@ HELP: Final = {
     "upeti_client_connections": ("gauge", "Open client connections."),
     "upeti_upstream_connections": ("gauge", "Open connections to providers, by channel."),
     "upeti_channel_open": ("gauge", "1 while a channel's breaker is open."),
+    "upeti_channel_latched": ("gauge", "Workers in which a channel, or its key, is latched."),
+    "upeti_models_latched": ("gauge", "Models of channels that are latched, over workers."),
+    "upeti_tenants_held": ("gauge", "Tenants held for an abuse block, over workers."),
+    "upeti_probes_total": ("counter", "Known-good probes, by verdict."),
+    "upeti_content_refusals_total": (
+        "counter",
+        "Calls that a provider's content filter refused or cut off, by channel.",
+    ),
 }
 
 

@@ -1,16 +1,17 @@
-"""What a caller is told when a purse does not reach: which budget, what is left of what, when it resets, what helps."""
+"""What a caller is told when a purse does not reach, or nobody may or can take the call: what it is, since when, what helps."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from upeti.core.amount import decimal_text
-from upeti.core.errors import BudgetExceeded, RateExceeded
+from upeti.core.errors import BudgetExceeded, Forbidden, Overloaded, RateExceeded
 from upeti.money.budget_terms import RATE_UNITS, TOKENS
 from upeti.money.window import iso_time
 
 if TYPE_CHECKING:
     from upeti.gateway.holds import Purse
+    from upeti.gateway.latch import Latch
 
 
 def exceeded(purse: Purse, bound_pico: int, now_ns: int) -> BudgetExceeded:
@@ -35,4 +36,38 @@ def exceeded(purse: Purse, bound_pico: int, now_ns: int) -> BudgetExceeded:
         f"The budget {what}{resets}; this call can cost up to {bound}.{lowered} Lower max_tokens,"
         f"{' wait until then,' if fits_later else ''} or have the limit raised.",
         retry_after_s=wait_s,
+    )
+
+
+def latched(latch: Latch) -> Overloaded:
+    """Return the refusal of a call whose every candidate is latched: of one of them, what, since when, why, what helps."""
+    since = iso_time(latch.since_ns, "UTC")
+    subject = latch.subject
+    cure = (
+        f"`upeti channels open {subject.channel}` opens it"
+        if latch.by
+        else ("it is probed and opens by itself when it works again, or add another candidate to the route")
+    )
+    return Overloaded(
+        "channel_latched",
+        f"Every candidate is out: {subject.words} is latched since {since}: {latch.why} (incident {latch.incident}). The "
+        f"operator sees more with `upeti incidents show {latch.incident}`; {cure}.",
+    )
+
+
+def tenant_held(number: str, until_ns: int) -> Forbidden:
+    """Return the refusal of a tenant's calls while it is under suspicion of an abuse block."""
+    return Forbidden(
+        "tenant_quarantined",
+        f"This tenant's calls are held until {iso_time(until_ns, 'UTC')}: a provider blocked an account for what was sent "
+        f"through it, after its content filters had refused calls of this tenant ({number}). Ask the operator, with this number.",
+    )
+
+
+def not_permitted(policy: str, channel: str, why: str) -> Forbidden:
+    """Return the refusal of a call that no candidate may take."""
+    return Forbidden(
+        "no_permitted_candidate",
+        f"The data policy {policy!r} lets this call go to none of the route's candidates: of the channel {channel!r}, {why}. "
+        "Add a candidate that fits, or say more of the channel (region, retention_days).",
     )

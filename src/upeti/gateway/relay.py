@@ -13,22 +13,19 @@ from upeti.core.amount import decimal_text
 from upeti.core.errors import CallError, DeadlineExceeded, UpstreamFailed
 from upeti.core.events import Outcome
 from upeti.gateway.call import Call
-from upeti.gateway.failure import Answer, Failure, TimedOut
+from upeti.gateway.failure import Answer, TimedOut
 from upeti.gateway.fiber import NEVER_S
 from upeti.gateway.headers import SPILLOVER, answer_headers, provider_request_id
 from upeti.gateway.holds import Attempt, Ended
 from upeti.gateway.live import Lane
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 from upeti.wire.error_body import error_code
+from upeti.wire.scrub import without
 from upeti.wire.sse import EventStream, OpaqueStream
 from upeti.wire.tiers import STANDARD
 from upeti.wire.usage import usage_of_answer
 
-# Answers after which another candidate, or the same one a moment later, may do better.
-_RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-# … and after which the same one will not: the client's library waits as long as the answer says, and tries again.
-_NOT_THE_SAME_AGAIN: Final = frozenset({429})
-
+ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
 _INFLATED_MAX: Final = 64 * 1024 * 1024  # a body that grows beyond this is not read for its usage
 
 
@@ -39,12 +36,14 @@ def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     request_id = provider_request_id(headers)
     meters = call.target.wire.meters(usage) if usage is not None else None
     tier = _tier(lane, headers, usage.tier if usage is not None else None)
+    if call.target.wire.refusal in body:
+        note_refusal(call, lane)
     attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id, tier)
     return Answer(attempt, lane, reply.status, headers, request_id, body)
 
 
-async def refused(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Failure | None:
-    """An error of the provider: settle it; give it back, or let the next candidate try."""
+async def refused(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnection, sent_s: float) -> Answer:
+    """An error of the provider: settle it and return it. What follows from it is decided by ``reaction``."""
     status, channel = reply.status, lane.channel
     body = await _whole(call, reply)
     call.fiber.deadline = NEVER_S
@@ -52,20 +51,38 @@ async def refused(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConne
     unsure = channel.provider.may_charge(status, error_code(body))
     attempt.settle(Ended.REFUSED_UNSURE if unsure else Ended.REFUSED, None, reply, sent_s, request_id)
     await call.gateway.journal
-    answer = Answer(attempt, lane, status, reply.headers, request_id, body)
-    if status not in _RETRYABLE:
-        channel.breaker.succeeded()  # it answers: what it refuses is this call
-        give_back(call, answer)
-        return None
-    channel.breaker.failed(call.gateway.loop.time())
-    return Failure(answer=answer, again=status not in _NOT_THE_SAME_AGAIN)
+    return Answer(attempt, lane, status, reply.headers, request_id, body)
 
 
 def give_back(call: Call, answer: Answer) -> None:
-    """Send a whole answer to the client, as it came."""
+    """Send a whole answer to the client, as it came; out of an error the operator's own secrets are taken."""
+    if answer.status >= 400:
+        _hide_secrets(answer)
     ours = _settled_headers(call, answer.lane, answer.attempt, answer.request_id)
     content_type = answer.headers.get(b"content-type", b"")
     call.client.send_answer(answer.status, content_type, ours + answer_headers(answer.headers), answer.body)
+
+
+def readable(answer: Answer) -> bytes:
+    """Return the body as text, where a provider compressed it although it was asked not to."""
+    return answer.body if b"content-encoding" not in answer.headers else _inflated(answer.body, answer.headers)
+
+
+def note_refusal(call: Call, lane: Lane) -> None:
+    """A content filter cut this answer off: counted, nothing else."""
+    assert call.caller is not None
+    call.gateway.cut_off.signs.refused(lane.channel.name, call.caller.tenant, call.gateway.loop.time())
+
+
+def _hide_secrets(answer: Answer) -> None:
+    """Providers echo keys in errors: the client may have known the gateway's address only."""
+    text = readable(answer)
+    cleaned = text
+    for secret in answer.lane.channel.secrets:
+        cleaned = without(cleaned, secret)
+    if cleaned != text:
+        answer.body = cleaned
+        answer.headers = {name: value for name, value in answer.headers.items() if name != b"content-encoding"}
 
 
 async def _whole(call: Call, reply: UpstreamConnection) -> bytes:
@@ -100,6 +117,7 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     client.begin_stream(reply, content_type, ours, None if readable else _length(headers))
     idle_s = call.way.stream_idle_s
     time = call.gateway.loop.time
+    refusal, refused_by_filter = wire.refusal, False
     last = b""
     try:
         while True:
@@ -108,6 +126,9 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
             data = await reply.read()
             if not data:
                 break
+            if refusal in data and not refused_by_filter:
+                refused_by_filter = True
+                note_refusal(call, lane)
             data = events.feed(data)
             if reply.complete:
                 last = data  # goes out with the end, in one write

@@ -50,6 +50,11 @@ def model_of(request: Request) -> str:
 def answer(request: Request, behaviour: Behaviour) -> Answer:
     """Return what the provider says to ``request``, before anything goes wrong on the way."""
     wire = wire_of(request.path)
+    if behaviour.signal is not None:
+        row = behaviour.signal
+        return Answer(row.statuses[0], row.example.encode(), headers=tuple(row.example_headers.items()))
+    if "echo" in behaviour:
+        return error(behaviour.number("err", 400), wire, message=f"Wrong, with {_key_of(request)} and all that.")
     if "quota" in behaviour:
         return error(429, wire, "insufficient_quota", "You exceeded your current quota.")
     if "err" in behaviour:
@@ -119,6 +124,11 @@ def error(status: int, wire: str, code: str = "", message: str = "") -> Answer:
         body = {"error": {"message": text, "type": kind, "param": None, "code": code or code_default}}
     headers = (("retry-after", "1"),) if status in (429, 503) else ()
     return Answer(status, dumps(body), headers=headers)
+
+
+def _key_of(request: Request) -> str:
+    bearer = (request.header("authorization") or "").removeprefix("Bearer ")
+    return bearer or request.header("api-key") or request.header("x-api-key") or "no key"
 
 
 def _other(request: Request, behaviour: Behaviour) -> Answer:

@@ -3,14 +3,18 @@
 Rules: a model name is cut at ``-``, ``_``, ``.``, ``:``, ``/``, ``@`` and blanks; a piece that is one of
 the words below, with or without a number behind it, counts; every other piece is only a name.
 ``gpt-4o-slow300-each`` waits 300 ms and then writes event by event. So a gateway's route chooses the
-behaviour by its candidate's model.
+behaviour by its candidate's model. ``sigopenaiquota`` answers with the body that the row ``openai-quota`` of the table of
+signals has as its example.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
+
+from upeti.providers.signals import Signal, shipped
 
 WORDS: Final[dict[str, str]] = {
     # how much
@@ -48,6 +52,9 @@ WORDS: Final[dict[str, str]] = {
     # what goes wrong
     "err": "errN: an error answer of status N in the wire's shape (429 with retry-after)",
     "quota": "429 insufficient_quota",
+    "sig": "sigNAME: the error of a row of providers/facts/signals.toml, its id without dashes",
+    "echo": "an error's message holds the key that the request carried",
+    "filtered": "a content filter ends the answer (finish_reason content_filter)",
     "cut": "cutN: a stream closed after N events (half)",
     "cutbody": "a plain answer closed before its content-length",
     "reset": "the connection is reset: before the answer, or with cut within it",
@@ -56,7 +63,7 @@ WORDS: Final[dict[str, str]] = {
 }
 
 # Too short to mean anything without a number: ``sign-in`` is a name.
-_NUMBERED: Final = frozenset({"in", "out", "err"})
+_NUMBERED: Final = frozenset({"in", "out", "err", "sig"})
 
 _PIECE = re.compile(r"([a-z]+)(\d+)")
 _BETWEEN = re.compile(r"[-_.:/@ ,]+")
@@ -67,6 +74,7 @@ class Behaviour:
     """The words that were found, each with its number or None."""
 
     words: dict[str, int | None]
+    signal: Signal | None = None  # of the word ``sig``
 
     def __contains__(self, word: str) -> bool:
         assert word in WORDS, word
@@ -81,10 +89,19 @@ class Behaviour:
 def behaviour_of(*texts: str) -> Behaviour:
     """Read the words out of model names, header values or plain lists of words."""
     words: dict[str, int | None] = {}
+    signal = None
     for text in texts:
         for piece in _BETWEEN.split(text.lower()):
             if piece in WORDS and piece not in _NUMBERED:
                 words[piece] = None
+            elif piece.startswith("sig") and piece[3:] in _signals():
+                words["sig"] = None
+                signal = _signals()[piece[3:]]
             elif (match := _PIECE.fullmatch(piece)) and match[1] in WORDS:
                 words[match[1]] = int(match[2])
-    return Behaviour(words)
+    return Behaviour(words, signal)
+
+
+@cache
+def _signals() -> dict[str, Signal]:
+    return {row.id.replace("-", ""): row for row in shipped().rows}

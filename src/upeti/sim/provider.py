@@ -36,6 +36,7 @@ from upeti.sim.values import Answer
 READ_BYTES = 1 << 18
 BACKLOG = 4096
 STATUS_NONE = 0  # nothing that is HTTP was answered
+ALWAYS_PATH = "/sim/always"  # POST words here, and they hold for every request from then on; it is no request itself
 
 
 class ProviderLog:
@@ -163,6 +164,10 @@ class SimProvider:
         self, connection: int, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request. Returns whether the connection goes on."""
+        if request.path == ALWAYS_PATH:
+            self.always = request.body.decode()
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            return True
         self.seen += 1
         request.number, request.connection, request.at_ns = self.seen, connection, time.time_ns()
         behaviour = self._behaviour(request)

@@ -58,6 +58,14 @@ class Call:
     def text(self) -> str:
         return "".join(self.tokens())
 
+    @property
+    def finish(self) -> str:
+        return "content_filter" if "filtered" in self.behaviour else "stop"
+
+    @property
+    def stop_reason(self) -> str:
+        return "refusal" if "filtered" in self.behaviour else "end_turn"
+
     def shows_usage(self) -> bool:
         return "nousage" not in self.behaviour
 
@@ -105,7 +113,7 @@ def chat_completions(call: Call) -> Answer:
             "content": "".join(per_choice[index :: call.choices]),
             "refusal": None,
         }
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": "stop"})
+        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": call.finish})
     body = {
         "id": "chatcmpl-sim",
         "object": "chat.completion",
@@ -182,7 +190,7 @@ def _chat_stream(call: Call, kind: str, content: Callable[[str, bool], dict[str,
         chunk([choice], out.usage() if each else None)
     for index in range(call.choices):
         chunk(
-            [{"index": index, **end, "logprobs": None, "finish_reason": "stop"}],
+            [{"index": index, **end, "logprobs": None, "finish_reason": call.finish}],
             out.usage() if each else None,
         )
     if shows and call.include_usage:
@@ -264,7 +272,7 @@ def embeddings(call: Call) -> Answer:
 
 
 def messages(call: Call) -> Answer:
-    body = _anthropic_message(call, [{"type": "text", "text": call.text()}], "end_turn", None)
+    body = _anthropic_message(call, [{"type": "text", "text": call.text()}], call.stop_reason, None)
     return _plain(call, body, {**call.usage.anthropic(), **call.anthropic_tier}, split_reasoning=False)
 
 
@@ -303,7 +311,7 @@ def messages_stream(call: Call) -> Answer:
         if shows and "usageeach" in call.behaviour:
             out.add(_message_delta(None, out.made), "message_delta")
     out.add({"type": "content_block_stop", "index": 0}, "content_block_stop")
-    out.add(_message_delta("end_turn", call.usage.output if shows else None), "message_delta")
+    out.add(_message_delta(call.stop_reason, call.usage.output if shows else None), "message_delta")
     out.add({"type": "message_stop", "x_sim": UNKNOWN_FIELD}, "message_stop")
     return out.answer()
 
