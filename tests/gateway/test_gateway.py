@@ -227,12 +227,12 @@ async def test_metrics_come_from_the_keeper_who_hears_of_every_call(tmp_path: Pa
     assert samples['upeti_attempts_total{channel="up",outcome="posted"}'] == 3
     assert samples['upeti_probes_total{verdict="sound"}'] == 1
     assert samples['upeti_channel_latched{channel="up"}'] == 0
-    assert samples['upeti_tokens_total{channel="up",meter="output"}'] == 5
+    assert samples['upeti_tokens_total{channel="up",meter="output"}'] == 6
     assert samples['upeti_calls_total{status="2xx"}'] >= 1
     assert samples['upeti_calls_total{status="4xx"}'] == 3
     assert samples['upeti_refusals_total{code="invalid_json"}'] == 1
-    assert samples['upeti_attempt_seconds_count{channel="up"}'] == 2
-    assert samples['upeti_attempt_seconds_bucket{channel="up",le="+Inf"}'] == 2
+    assert samples['upeti_attempt_seconds_count{channel="up"}'] == 3
+    assert samples['upeti_attempt_seconds_bucket{channel="up",le="+Inf"}'] == 3
     assert samples["upeti_calls_in_flight"] == 0
     assert samples['upeti_upstream_connections{channel="up"}'] == 1
     assert samples['upeti_channel_open{channel="up"}'] == 0
