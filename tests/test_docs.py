@@ -23,7 +23,9 @@ from support.keeper_side import until
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build, main
 from upeti.control.store import Store
-from upeti.core.config import Alerts, Budget, Channel, RateLimit, Route, Telemetry
+from upeti.core.config import Alerts, Budget, Channel, Contract, RateLimit, Route, Telemetry
+from upeti.journal.acts import read_acts
+from upeti.rights import terms_files
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "conformance" / "README.md"]
@@ -92,11 +94,23 @@ def test_every_command_is_in_the_reference() -> None:
         assert f"`upeti {name}" in reference
 
 
-def test_settings_in_the_docs_are_right() -> None:
+def test_settings_in_the_docs_are_right(tmp_path: Path) -> None:
     found = 0
     for page, text in blocks("toml"):
         settings = tomllib.loads(text)
-        for name, kind in (("channel", Channel), ("route", Route), ("budget", Budget), ("rate_limit", RateLimit)):
+        if "clause" in settings:
+            path = tmp_path / "terms.toml"
+            path.write_text(text)
+            terms_files.load([path])  # raises with the row's line
+            found += 1
+            continue
+        for name, kind in (
+            ("channel", Channel),
+            ("route", Route),
+            ("budget", Budget),
+            ("rate_limit", RateLimit),
+            ("contract", Contract),
+        ):
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
@@ -111,6 +125,41 @@ def test_settings_in_the_docs_are_right() -> None:
 def test_every_setting_is_in_the_reference() -> None:
     script = ROOT / "tools" / "configuration_reference.py"
     assert subprocess.run([sys.executable, script, "--check"], check=False).returncode == 0
+
+
+def test_the_how_to_of_a_review_and_of_a_revocation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pages' own lines, one after the other, and what they say comes of it."""
+    monkeypatch.chdir(tmp_path)
+    channel = '[[channel]]\nname = "{0}"\nkind = "openai_compatible"\nbase_url = "https://{0}.example/v1"\n'
+    (tmp_path / "upeti.toml").write_text("".join(map(channel.format, ("openai", "deepseek"))))
+
+    def run(line: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(shlex.split(line)[1:])
+        printed = capsys.readouterr()
+        assert not ended.value.code, f"{line}: {printed.err}"
+        return printed.out
+
+    def lines(page: str) -> list[str]:
+        found = re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
+        return [line for text in found for line in text.splitlines()]
+
+    said = {line: run(line) for line in lines("how-to-review-terms.md")}
+    assert said["upeti rights explain deepseek classify_internal"].startswith("ALLOW: ")
+    assert said["upeti rights explain deepseek general_model"].startswith("DENY: ")
+    Path("letter.txt").write_text("You may.")
+    run('upeti rights bind openai openai-services-2026-01-01 --by "Ann Lee" --why order')
+    made = run("upeti rights grant openai general_model --evidence letter.txt --by Ann --why letter --json")
+    assert run("upeti rights explain openai general_model").startswith("ALLOW: ")
+    listed, revoked, explained = lines("how-to-revoke-a-right.md")
+    run(listed)
+    run(re.sub(r"grt_[0-9a-f]+", json.loads(made)["id"], revoked))
+    assert run(explained).startswith("DENY: ")
+    kinds = [done.kind for done in read_acts(tmp_path / "upeti-data")]
+    assert kinds.count("rights.reviewed") == 2
+    assert kinds[-2:] == ["rights.granted", "rights.revoked"]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@
 - docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
 - docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
 - docs/conduct.md: the life of a case
+- docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
 """
 
@@ -25,7 +26,10 @@ from upeti.money import tenant
 from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
 from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 from upeti.money.receivable import LIFE_CYCLE
+from upeti.rights import terms_files
 from upeti.rights.conduct import case
+from upeti.rights.terms import PURPOSE_MEANS, SERVE, Clause, Terms
+from upeti.rights.terms_diff import reading
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -184,11 +188,63 @@ def description_of(kind: object) -> str:
     return next(note.description for note in notes if isinstance(note, msgspec.Meta) and note.description)
 
 
+def rights() -> str:
+    """What each shipped contract is read to say, and what purposes are."""
+    page = (DOCS / "rights.md").read_text()
+    means = ["| purpose | what an answer is used for |", "|---|---|"]
+    means += [f"| `{purpose}` | {text} |" for purpose, text in PURPOSE_MEANS.items()]
+    facts = terms_files.load()
+    known = Terms(facts.contracts, facts.clauses)
+    parts = {part for contract in facts.contracts for part in contract.includes}
+    purposes = [purpose for purpose in PURPOSE_MEANS if purpose != SERVE]
+    rows = [f"| contract | {' | '.join(f'`{purpose}`' for purpose in purposes)} |", "|---" * (len(purposes) + 1) + "|"]
+    for contract in facts.contracts:
+        if contract.id not in parts:
+            clauses = [clause for clause in facts.clauses if clause.contract in known.closure(contract.id)]
+            rows.append(f"| `{contract.id}` | {' | '.join(cell_of(clauses, purpose) for purpose in purposes)} |")
+    return between(between(page, "purposes", "\n".join(means)), "readings", "\n".join(rows))
+
+
+def cell_of(clauses: list[Clause], purpose: str) -> str:
+    spoken = any(purpose in clause.decisions for clause in clauses)
+    return str(reading(clauses, purpose)) if spoken else "–"
+
+
+def legal() -> str:
+    """The shipped sentences, contract by contract."""
+    facts = terms_files.load()
+    lines = []
+    for contract in facts.contracts:
+        lines += ["", f"### {contract.document}, {contract.version}", ""]
+        lines.append(f"`{contract.id}`, {contract.party}. {contract.remark}".rstrip() + "\n")
+        lines += ["| clause | read as | words | duties, remarks |", "|---|---|---|---|"]
+        for clause in facts.clauses:
+            if clause.contract == contract.id:
+                lines.append(clause_row(clause))
+    return between((DOCS / "legal.md").read_text(), "clauses", "\n".join(lines))
+
+
+def clause_row(clause: Clause) -> str:
+    by_decision: dict[str, list[str]] = {}
+    for purpose, decision in sorted(clause.decisions.items()):
+        by_decision.setdefault(decision, []).append(purpose)
+    read = "; ".join(f"**{decision}** {', '.join(purposes)}" for decision, purposes in by_decision.items())
+    words = (
+        f"“{clause.quote}” ([source]({clause.source.split()[0]}), {clause.source_date})"
+        if clause.quote
+        else "no text at hand"
+    )
+    notes = " ".join([*(f"`{duty}`" for duty in clause.duties), clause.remark]).strip()
+    return f"| `{clause.id.rpartition('/')[2]}` | {read} | {words} | {notes} |".replace("\n", " ")
+
+
 PAGES = {
     "commands.md": commands,
     "errors.md": error_page,
     "focus-reference.md": focus_reference,
     "invoices.md": invoices,
+    "rights.md": rights,
+    "legal.md": legal,
     "conduct.md": conduct,
     "architecture.md": architecture,
 }

@@ -10,7 +10,8 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -323,11 +324,13 @@ def _add(store: Store, record: Binding | Review | Grant | Denial, at_ns: int, ki
         connection.execute(insert(table).values(row))
 
 
-def _change(store: Store, kind: type[R], record_id: str, changed: Any, act_kind: str, by: str, why: str) -> R:
+def _change(
+    store: Store, kind: type[R], record_id: str, changed: Callable[[R], R], act_kind: str, by: str, why: str
+) -> R:
     """Put ``changed`` of a record in its place, in one transaction with its act before it."""
     with store.changing() as connection:
         record = _record(connection, kind, record_id)
-        new: R = changed(record)
+        new = changed(record)
         fields = _signed(new, by, why)
         record_acts(store.data_dir, _act(time.time_ns(), by, act_kind, record_id, why, fields))
         connection.execute(update(table).where(table.c.id == record_id).values(record=fields))
@@ -354,9 +357,11 @@ def _act(at_ns: int, by: str, kind: str, subject: str, why: str, fields: Mapping
     return act(at_ns, by, kind, subject, why, record=dict(fields))
 
 
-def _known(name: str, names: Any, what: str, cure: str) -> None:
-    if name not in names:
-        raise ConfigError(f"there is no {what} `{name}`: {cure}")
+def _known(name: str, names: Iterable[str], what: str, cure: str) -> None:
+    known = list(names)
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        raise ConfigError(f"there is no {what} `{name}`: {f'did you mean `{near[0]}`? ' if near else ''}{cure}")
 
 
 def _new_id(kind: str) -> str:
