@@ -3,7 +3,7 @@
 Every closed segment becomes one Parquet file, named after it, written aside and renamed: that it is there
 says that the segment is done. What is not projected yet is read from the journal at the time of the query, so
 a query is exact and current, and the files may be deleted at any time: the journal is the truth.
-Money is DECIMAL(38,12), times are UTC without a zone. Only this module imports pyarrow and duckdb.
+Money is DECIMAL(38,12), times are UTC without a zone. Pyarrow is imported here and by the log of impressions alone.
 """
 
 from __future__ import annotations

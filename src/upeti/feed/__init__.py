@@ -1,0 +1,1 @@
+"""A personal feed, what the models' understanding adds to it, and whether that is worth its cost."""
