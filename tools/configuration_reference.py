@@ -47,6 +47,8 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[[rate_limit]]", config.RateLimit),
     ("[[data_policy]]", config.DataPolicy),
     ("[alerts]", config.Alerts),
+    ("[capture]", config.Capture),
+    ("[[capture.rule]]", config.RedactionRule),
     ("[conduct]", config.Conduct),
 ]
 

@@ -53,6 +53,7 @@ def _show(result: Verification, screen: Console) -> None:
         "corrected",
         "refused",
         "signalled",
+        "pairs",
         "acts",
         "open",
     )

@@ -27,7 +27,15 @@ from upeti.core.amount import decimal_text
 from upeti.core.config import Budget, Candidate, Channel, Config, RateLimit
 from upeti.core.errors import ConfigError
 from upeti.gateway.latch import Latch
-from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, SecretRef, Snapshot
+from upeti.gateway.snapshot import (
+    Caller,
+    CandidateView,
+    CaptureView,
+    ChannelView,
+    RouteView,
+    SecretRef,
+    Snapshot,
+)
 from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
 from upeti.money.price import Price
 from upeti.money.price_book import ANY_MODEL, PriceBook
@@ -60,6 +68,7 @@ class State(msgspec.Struct, frozen=True):
     budgets: list[BudgetTerms] = msgspec.field(default_factory=list)
     frozen: frozenset[str] = frozenset()  # roots
     effects: Effects = Effects()  # of cases of conduct
+    consents: dict[str, tuple[str, ...]] = {}  # tenant → features; (): all
     terms: Terms = Terms()
     at_ns: int = 0  # moment for which rights are decided
     latches: tuple[Latch, ...] = ()
@@ -150,6 +159,7 @@ class _Compilation:
             output_tokens_default=config.money.output_tokens_default,
             budgets=(*budgets, *throttles),
             frozen=self._state.frozen,
+            capture=self._capture(),
             suspended=self._state.effects.suspended,
             notices=notices_for(self._state.effects, config.conduct),
             latches=tuple(latch for latch in self._state.latches if latch.subject.channel in channels),
@@ -186,6 +196,14 @@ class _Compilation:
             retention_days=channel.retention_days,
             signals_host=channel.signals_of,
         )
+
+    def _capture(self) -> CaptureView | None:
+        settings, watch = self._config.capture, self._config.conduct.enabled
+        consents = self._state.consents if settings.enabled else {}
+        if not consents and not watch:
+            return None
+        keep = {tenant: frozenset(features) for tenant, features in consents.items()}
+        return CaptureView(keep, watch, settings.body_bytes_max)
 
     def _purposes(self, place: int, channel: Channel) -> dict[str, int]:
         at_ns = self._state.at_ns

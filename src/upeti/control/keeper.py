@@ -31,6 +31,7 @@ from upeti.control.case_clock import CaseClock
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
+from upeti.control.kept_child import KeptChild
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics, budget_samples
@@ -39,9 +40,9 @@ from upeti.control.peers import PeerLine
 from upeti.control.places import Places, TakenError
 from upeti.control.ports import hold
 from upeti.control.recovery import Recovery
+from upeti.control.retention import Retention
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
-from upeti.control.telemetry_child import TelemetryChild
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
@@ -135,7 +136,12 @@ class Keeper:
             self.budgets.run(),
         ):
             self._start(work)
-        self._start(self._telemetry().run())
+        for name, module, arguments in (
+            ("telemetry", "upeti.control.telemetry", self._telemetry),
+            ("capture", "upeti.control.capturer", self._capturer),
+        ):
+            self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
+        self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
         conduct = lambda: self.snapshots.config.conduct  # noqa: E731 - it changes with the configuration
         self._start(CaseClock(self.store, self.places.data_dir, conduct, self.refresh, self.log).run())
         self._start(self._look_at_budgets())
@@ -268,9 +274,22 @@ class Keeper:
         if count:
             self.log.warning("recovered", "open attempts were posted at their bound", attempts=count)
 
-    def _telemetry(self) -> TelemetryChild:
-        settings = lambda: self.snapshots.config.telemetry  # noqa: E731 - it changes with the configuration
-        return TelemetryChild(settings, self.places, self.store.url, self.node.name, self.log)
+    # -- processes beside this one
+    # ----------------------------------------------------------------------------------------------
+
+    def _telemetry(self) -> list[str] | None:
+        """Return the arguments of the telemetry process that is wanted now; None for none."""
+        settings = self.snapshots.config.telemetry
+        if not settings.otlp_endpoint:
+            return None
+        shown = msgspec.json.encode(settings).decode()
+        return ["--data-dir", str(self.places.data_dir), "--settings", shown, "--node", self.node.name]
+
+    def _capturer(self) -> list[str] | None:
+        """Return the arguments of the process that takes exchanges; None when nobody is kept or watched."""
+        if self.snapshots.capture is None:
+            return None
+        return ["--data-dir", str(self.places.data_dir), "--config", str(self.snapshots.path)]
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------

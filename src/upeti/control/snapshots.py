@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from upeti.control import config_file
+from upeti.control import config_file, consents
 from upeti.control.books import Books
 from upeti.control.budgets import stored_terms
 from upeti.control.capacity import post_capacity
@@ -27,7 +27,7 @@ from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.log import Log
-from upeti.gateway.snapshot import Snapshot
+from upeti.gateway.snapshot import CaptureView, Snapshot
 from upeti.money.capacity import Capacity
 from upeti.money.price import Price
 from upeti.money.price_book import PriceBook
@@ -73,6 +73,11 @@ class Snapshots:
     def version(self) -> int:
         """Version of the snapshot in force; 0 before the first."""
         return self._current.version if self._current is not None else 0
+
+    @property
+    def capture(self) -> CaptureView | None:
+        """Whose exchanges are kept or watched under the snapshot in force."""
+        return self._current.capture if self._current is not None else None
 
     @property
     def config(self) -> Config:
@@ -139,6 +144,7 @@ class Snapshots:
             budgets=stored_terms(self._store),
             frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
             effects=effects(self._store),
+            consents={tenant: one.features for tenant, one in consents.in_force(self._store).items()},
             terms=terms,
             at_ns=now_ns,
         )

@@ -508,6 +508,47 @@ class Conduct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = 14
 
 
+class RedactionRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[capture.rule]]`: something more that is taken out of a body before it is stored."""
+
+    kind: Annotated[
+        str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,31}$", description="What it is; the placeholder is `[KIND_1]`.")
+    ]
+    pattern: Annotated[
+        str, Meta(min_length=1, description="A regular expression (Python's), looked for in every text.")
+    ]
+
+
+class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[capture]`: questions and answers kept for evaluation and training. Nothing is kept unless this is on, the tenant has
+    consented (`upeti capture consent`) and the contract permits it. See [capture](capture.md).
+    """
+
+    enabled: Annotated[bool, Meta(description="Whether anything is kept at all.")] = False
+    retention_days: Annotated[
+        int, Meta(ge=1, le=3650, description="Bodies are erased when they are so many days old.")
+    ] = 90
+    body_bytes_max: Annotated[
+        int, Meta(ge=1024, description="A pair whose question or answer is longer is not kept.")
+    ] = 1_048_576
+    url: Annotated[
+        str,
+        Meta(
+            description="Where bodies are kept: `s3://BUCKET/PREFIX` or any address that fsspec knows "
+            "(`pip install 'upeti[s3]'`). Empty: in `data_dir/bodies`."
+        ),
+    ] = ""
+    names: Annotated[
+        bool,
+        Meta(
+            description="Look for names and places too, with presidio-analyzer (`pip install 'upeti[presidio]'`) and "
+            "the spaCy model that `names_model` says."
+        ),
+    ] = False
+    names_model: Annotated[str, Meta(description="A spaCy model that is installed here.")] = "en_core_web_sm"
+    rule: tuple[RedactionRule, ...] = ()
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`upeti.toml`."""
 
@@ -531,3 +572,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_policy: tuple[DataPolicy, ...] = ()
     alerts: Alerts = msgspec.field(default_factory=Alerts)
     conduct: Conduct = msgspec.field(default_factory=Conduct)
+    capture: Capture = msgspec.field(default_factory=Capture)

@@ -154,6 +154,37 @@ class ChannelSignalled(msgspec.Struct, frozen=True, array_like=True, tag="signal
     excerpt: str  # of the body, scrubbed, at most 500 letters
 
 
+class PairCaptured(msgspec.Struct, frozen=True, array_like=True, tag="pair"):
+    """A question and its answer were kept. Written by the process that keeps them, in journals below ``captured/``.
+
+    There is no text in it and no person: bodies are elsewhere, under digests that a secret of the tenant's went into, so
+    that erasing them leaves the chain as it is.
+    """
+
+    pair_id: str  # call id and attempt
+    at_ns: int
+    call_id: str
+    tenant: str
+    project: str
+    key: str
+    feature: str
+    task: str
+    user_digest: str  # of the end user whom the call named, "" when it named none
+    route: str
+    channel: str
+    model: str
+    wire: str
+    contract: str  # id of the contract version in force
+    clause: str  # that permits storing it
+    grant: str
+    consent: str  # id
+    redactions: dict[str, int]  # kind → how many different values
+    request_digest: str
+    answer_digest: str
+    request_bytes: int  # as stored, before compression
+    answer_bytes: int
+
+
 class ActDone(msgspec.Struct, frozen=True, array_like=True, tag="act"):
     """What somebody decided: a right granted or revoked, a clause reviewed, a latch opened, a case moved, a person erased.
 
@@ -185,6 +216,7 @@ Record = (
     | CostCorrected
     | CallRefused
     | ChannelSignalled
+    | PairCaptured
     | ActDone
     | SegmentClosed
 )

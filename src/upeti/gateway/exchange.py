@@ -295,6 +295,8 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
             answer = relay.settle_whole(call, lane, attempt, reply, sent_s)
             await gateway.journal
             relay.give_back(call, answer)
+            if call.view.snapshot.capture is not None:
+                gateway.capture.take(call, lane, answer.body, answer.status)
         return None
     except UpstreamError as error:
         channel.breaker.failed(gateway.loop.time())

@@ -15,6 +15,7 @@ from upeti.core.errors import CallError, ConfigError, NotFound, Overloaded
 from upeti.gateway import live, snapshot
 from upeti.gateway.auth import identify
 from upeti.gateway.call import Call
+from upeti.gateway.capture import Capture
 from upeti.gateway.cut_off import CutOff
 from upeti.gateway.entra import token_source
 from upeti.gateway.failure import TimedOut
@@ -81,6 +82,8 @@ class Gateway:
         self.keeper.on_snapshot = self.swap
         self.keeper.on_connected = self._connected
         self.keeper.leases = self.holds.leases
+        self.capture = Capture(data_dir / "run" / "capture.sock", loop, self.now_ns)
+        self.capture.follow(first.capture)
         self._leases_due_s = 0.0
 
     def next_call(self) -> tuple[int, str]:
@@ -109,6 +112,7 @@ class Gateway:
             self.log.error("snapshot_refused", str(error))
             return
         self.holds.frozen(new.frozen)
+        self.capture.follow(new.capture)
         self.limits = new.gateway
         self.idle_timeout_s = new.gateway.idle_timeout_ms / 1000
         self.log.info("snapshot", "a new snapshot is in use", version=new.version)
@@ -146,6 +150,10 @@ class Gateway:
         for name, channel in self.view.channels.items():
             values[f'upeti_upstream_connections{{channel="{name}"}}'] = channel.pool.open_connections
             values[f'upeti_channel_open{{channel="{name}"}}'] = 1.0 if channel.breaker.is_open else 0.0
+        if self.capture.sent or self.capture.dropped:
+            values["upeti_exchanges_sent_total"] = float(self.capture.sent)
+            for reason, count in self.capture.dropped.items():
+                values[f'upeti_exchanges_dropped_total{{reason="{reason}"}}'] = float(count)
         return values | self.cut_off.samples()
 
     # -- calls -----------------------------------------------------------------------------------------------------------
@@ -203,6 +211,7 @@ class Gateway:
         await asyncio.sleep(0.02)
         for connection in list(self.connections):
             connection.abort()
+        self.capture.follow(None)
         self.holds.return_all()
         self.keeper.report(self._samples())
         self.journal.close()

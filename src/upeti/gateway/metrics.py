@@ -57,6 +57,8 @@ HELP: Final = {
     "upeti_refusals_total": ("counter", "Calls refused by the gateway, by code."),
     "upeti_attempt_seconds": ("histogram", "Time from dispatch to the end of the answer."),
     "upeti_first_byte_seconds": ("histogram", "Time from dispatch to the first byte of the answer."),
+    "upeti_exchanges_sent_total": ("counter", "Exchanges handed to the process that keeps or watches them."),
+    "upeti_exchanges_dropped_total": ("counter", "Exchanges that were not handed on, by reason; no call waits for it."),
     "upeti_calls_in_flight": ("gauge", "Calls being served."),
     "upeti_client_connections": ("gauge", "Open client connections."),
     "upeti_upstream_connections": ("gauge", "Open connections to providers, by channel."),

@@ -118,6 +118,7 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     idle_s = call.way.stream_idle_s
     time = call.gateway.loop.time
     refusal, refused_by_filter = wire.refusal, False
+    kept = call.gateway.capture.recorder(call) if call.view.snapshot.capture is not None else None
     last = b""
     try:
         while True:
@@ -130,6 +131,8 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
                 refused_by_filter = True
                 note_refusal(call, lane)
             data = events.feed(data)
+            if kept is not None:
+                kept.add(data)
             if reply.complete:
                 last = data  # goes out with the end, in one write
             elif data:
@@ -151,6 +154,9 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     attempt.settle(Ended.ANSWERED, events.meters(), reply, sent_s, request_id, tier)
     await journal
     client.end_stream(rest)
+    if kept is not None:
+        kept.add(rest[len(last) :])
+        call.gateway.capture.take(call, lane, kept.whole(), reply.status)
 
 
 def _tier(lane: Lane, headers: dict[bytes, bytes], reported: str | None) -> str | None:

@@ -93,6 +93,14 @@ class RouteView(msgspec.Struct, frozen=True):
     throttle_wait_ms: int = 500
 
 
+class CaptureView(msgspec.Struct, frozen=True):
+    """Whose exchanges go to the process that keeps them."""
+
+    keep: dict[str, frozenset[str]]  # tenant that has consented → for which features; none: for all
+    watch: bool  # the conduct monitor looks at everybody's
+    body_bytes_max: int
+
+
 class Snapshot(msgspec.Struct, frozen=True):
     version: int
     gateway: Gateway
@@ -106,6 +114,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     budgets: tuple[BudgetTerms, ...] = ()  # named ones, and rate limits
     frozen: frozenset[str] = frozenset()  # roots of budgets that refuse until they are released
     suspended: dict[str, str] = msgspec.field(default_factory=dict)  # tenant that is not served → its case
+    capture: CaptureView | None = None  # None: nobody is kept or watched
     notices: dict[str, str] = msgspec.field(default_factory=dict)  # case → what its tenants are told
     latches: tuple[Latch, ...] = ()
     policies: tuple[DataPolicy, ...] = ()

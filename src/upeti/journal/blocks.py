@@ -49,6 +49,11 @@ def journal_dir(data_dir: Path) -> Path:
     return data_dir / "journal"
 
 
+def captured_dir(data_dir: Path) -> Path:
+    """Return the directory below which captures of pairs have their journals."""
+    return data_dir / "captured"
+
+
 def instance_dir(data_dir: Path, instance: str) -> Path:
     return data_dir / "journal" / instance
 

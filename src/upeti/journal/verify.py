@@ -25,15 +25,25 @@ from upeti.core.events import (
     ChannelSignalled,
     CostCorrected,
     Outcome,
+    PairCaptured,
     Record,
     SegmentClosed,
     SegmentOpened,
 )
 from upeti.journal.acts import acts_dir
-from upeti.journal.blocks import GENESIS, KEEPER_PREFIX, segment_number
+from upeti.journal.blocks import GENESIS, KEEPER_PREFIX, captured_dir, segment_number
 from upeti.journal.reader import AttemptName, SegmentScan, instances, segments
 
-Fact = AttemptOpened | AttemptSettled | AttemptRecovered | CostCorrected | CallRefused | ChannelSignalled | ActDone
+Fact = (
+    AttemptOpened
+    | AttemptSettled
+    | AttemptRecovered
+    | CostCorrected
+    | CallRefused
+    | ChannelSignalled
+    | PairCaptured
+    | ActDone
+)
 
 FINDINGS_LISTED_MAX = 200  # of one kind; all are counted
 
@@ -61,6 +71,7 @@ class InstanceResult(msgspec.Struct):
     corrected: int = 0
     refused: int = 0
     signalled: int = 0
+    pairs: int = 0  # questions and answers that were kept
     acts: int = 0  # what people and rules decided
     open: int = 0  # neither settled nor recovered
     torn_bytes: int = 0
@@ -95,8 +106,8 @@ def verify(data_dir: Path) -> Verification:
     keepers = [path for path in directories if path.name.startswith(KEEPER_PREFIX)]
     workers = [path for path in directories if not path.name.startswith(KEEPER_PREFIX)]
     corrections = _Corrections(result)
-    if acts.is_dir():
-        _InstanceCheck(acts, result, corrections).run()
+    for directory in ([acts] if acts.is_dir() else []) + instances(captured_dir(data_dir)):
+        _InstanceCheck(directory, result, corrections).run()
     for directory in keepers:
         check = _InstanceCheck(directory, result, corrections)
         check.run()
@@ -318,6 +329,8 @@ class _InstanceCheck:
         elif isinstance(record, CostCorrected):
             self._result.corrected += 1
             self._corrections.add(self._directory.name, self._segment, record)
+        elif isinstance(record, PairCaptured):
+            self._result.pairs += 1
         elif isinstance(record, ActDone):
             self._result.acts += 1
         elif isinstance(record, ChannelSignalled):

@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     _rights()
+    _capture()
     _conduct()
     _latches()
 
@@ -24,6 +25,69 @@ def _rights() -> None:
         sa.Column("kind", sa.String(), nullable=False),
         sa.Column("at_ns", sa.BigInteger(), nullable=False),
         sa.Column("record", sa.JSON(), nullable=False),
+    )
+
+
+def _capture() -> None:
+    text, ns = sa.String, sa.BigInteger
+    op.create_table(
+        "consents",
+        sa.Column("id", text(), primary_key=True),
+        sa.Column("tenant", text(), nullable=False),
+        sa.Column("purposes", sa.JSON(), nullable=False),
+        sa.Column("features", sa.JSON(), nullable=False),
+        sa.Column("evidence_sha256", text(), nullable=False),
+        sa.Column("evidence_name", text(), nullable=False),
+        sa.Column("given_by", text(), nullable=False),
+        sa.Column("why", text(), nullable=False),
+        sa.Column("at_ns", ns(), nullable=False),
+        sa.Column("withdrawn_ns", ns(), nullable=False),
+        sa.Column("withdrawn_by", text(), nullable=False),
+        sa.Column("withdrawn_why", text(), nullable=False),
+    )
+    op.create_table(
+        "tenant_salts",
+        sa.Column("tenant", text(), primary_key=True),
+        sa.Column("salt", sa.LargeBinary(), nullable=False),
+    )
+    names = (
+        "call_id",
+        "tenant",
+        "project",
+        "key",
+        "feature",
+        "task",
+        "user_digest",
+        "route",
+        "channel",
+        "model",
+        "wire",
+    )
+    rights = ("contract", "clause", "grant", "consent")
+    op.create_table(
+        "pairs",
+        sa.Column("pair_id", text(), primary_key=True),
+        sa.Column("at_ns", ns(), nullable=False),
+        *(sa.Column(name, text(), nullable=False) for name in (*names, *rights)),
+        sa.Column("redactions", sa.JSON(), nullable=False),
+        sa.Column("request_digest", text(), nullable=False),
+        sa.Column("answer_digest", text(), nullable=False),
+        sa.Column("request_bytes", ns(), nullable=False),
+        sa.Column("answer_bytes", ns(), nullable=False),
+        sa.Column("erased_ns", ns(), nullable=False),
+    )
+    op.create_index("pairs_by_tenant", "pairs", ["tenant", "at_ns"])
+    op.create_index("pairs_by_task", "pairs", ["task", "at_ns"])
+    op.create_index("pairs_by_call", "pairs", ["call_id"])
+    op.create_index("pairs_by_request", "pairs", ["request_digest"])
+    op.create_index("pairs_by_answer", "pairs", ["answer_digest"])
+    op.create_table(
+        "left_out",
+        sa.Column("day", text(10), primary_key=True),
+        sa.Column("tenant", text(), primary_key=True),
+        sa.Column("channel", text(), primary_key=True),
+        sa.Column("reason", text(), primary_key=True),
+        sa.Column("exchanges", sa.Integer(), nullable=False),
     )
 
 
