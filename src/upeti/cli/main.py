@@ -85,6 +85,9 @@ COMMANDS: Final = {
         "rights_app",
         "What may be done with a channel's answers, on which sentence: explain, review, grant, deny.",
     ),
+    "capture": Command(
+        "upeti.cli.capture", "capture_app", "Kept questions and answers: consent, what is there, erasure."
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

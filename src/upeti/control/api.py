@@ -20,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 
 from upeti import __version__
 from upeti.control.alerts import alert_of, all_alerts
+from upeti.control.api_capture import add_capture
 from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
@@ -220,6 +221,7 @@ def create_app(keeper: Keeper) -> FastAPI:
 
     _add_budgets(app, keeper, authorize)
     add_rights(app, keeper, authorize)
+    add_capture(app, keeper, authorize)
     return app
 
 

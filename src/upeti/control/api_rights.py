@@ -41,7 +41,7 @@ class Keeper(Protocol):
     def refresh(self) -> None: ...
 
 
-class _Signed(BaseModel):
+class Signed(BaseModel):
     """Who decides, and why."""
 
     model_config = ConfigDict(extra="forbid")
@@ -50,7 +50,7 @@ class _Signed(BaseModel):
     why: str = Field(description="Why; it is journaled and shown.")
 
 
-class NewBinding(_Signed):
+class NewBinding(Signed):
     """Under which contract version a channel's account is."""
 
     channel: str
@@ -61,7 +61,7 @@ class NewBinding(_Signed):
     order_form_name: str = Field("order-form", description="Its file name.")
 
 
-class NewReview(_Signed):
+class NewReview(Signed):
     """What a named person reads in a clause."""
 
     clause: str
@@ -69,7 +69,7 @@ class NewReview(_Signed):
     purposes: list[str] = Field([], description="Empty: all that the clause decides.")
 
 
-class NewGrant(_Signed):
+class NewGrant(Signed):
     """A written permission."""
 
     channel: str
@@ -87,7 +87,7 @@ class NewGrant(_Signed):
     duties: list[str] = Field([], description="What comes with it, such as `notice:TEXT`.")
 
 
-class NewDenial(_Signed):
+class NewDenial(Signed):
     """What is denied on a channel, whoever permits it."""
 
     channel: str
@@ -95,14 +95,14 @@ class NewDenial(_Signed):
     tenant: str = Field("", description="Only this tenant's traffic. Empty: all.")
 
 
-class Ending(_Signed):
+class Ending(Signed):
     """The end of a contract."""
 
     until: datetime | None = Field(None, description="First moment at which it holds no more. Empty: now.")
 
 
 @contextmanager
-def _refusals() -> Any:
+def refusals() -> Any:
     """A wrong word is 422, a thing that is not there 404."""
     try:
         yield
@@ -120,7 +120,7 @@ def add_rights(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
 
 
 def _terms(keeper: Keeper) -> Terms:
-    with _refusals():
+    with refusals():
         return rights.terms_in_force(keeper.store, keeper.config)
 
 
@@ -169,8 +169,8 @@ def _add_deciding(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     @app.post("/v1/rights/bindings", status_code=201, summary="Say under which contract a channel is")
     def bind(wanted: NewBinding, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
-            order_form = _document(wanted.order_form_name, wanted.order_form) if wanted.order_form else None
+        with refusals():
+            order_form = document_in(wanted.order_form_name, wanted.order_form) if wanted.order_form else None
             made = rights.bind(
                 keeper.store,
                 _terms(keeper),
@@ -187,7 +187,7 @@ def _add_deciding(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     @app.post("/v1/rights/reviews", status_code=201, summary="Record what a named person reads in a clause")
     def review(wanted: NewReview, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
+        with refusals():
             made = rights.review(
                 keeper.store,
                 _terms(keeper),
@@ -202,13 +202,13 @@ def _add_deciding(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     @app.post("/v1/rights/grants", status_code=201, summary="Record a written permission")
     def grant(wanted: NewGrant, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
+        with refusals():
             made = rights.grant(
                 keeper.store,
                 _terms(keeper),
                 wanted.channel,
                 wanted.purpose,
-                _document(wanted.evidence_name, wanted.evidence),
+                document_in(wanted.evidence_name, wanted.evidence),
                 by=wanted.by,
                 why=wanted.why,
                 party=wanted.party,
@@ -225,7 +225,7 @@ def _add_deciding(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     def deny(wanted: NewDenial, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
         channels = [channel.name for channel in keeper.config.channel]
-        with _refusals():
+        with refusals():
             made = rights.deny(
                 keeper.store,
                 channels,
@@ -242,22 +242,22 @@ def _add_taking_back(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None
     @app.post("/v1/rights/bindings/{binding_id}/end", summary="Let a contract end")
     def end(binding_id: str, wanted: Ending, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
+        with refusals():
             until_ns = _ns(wanted.until)
             made = rights.end_binding(keeper.store, binding_id, until_ns=until_ns, by=wanted.by, why=wanted.why)
         return _told(keeper, made)
 
     @app.post("/v1/rights/grants/{grant_id}/revoke", summary="Take a grant back from now on")
-    def revoke(grant_id: str, wanted: _Signed, credentials: Bearer) -> dict[str, Any]:
+    def revoke(grant_id: str, wanted: Signed, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
+        with refusals():
             made = rights.revoke(keeper.store, grant_id, by=wanted.by, why=wanted.why)
         return _told(keeper, made)
 
     @app.post("/v1/rights/denials/{denial_id}/lift", summary="Take a denial back from now on")
-    def lift(denial_id: str, wanted: _Signed, credentials: Bearer) -> dict[str, Any]:
+    def lift(denial_id: str, wanted: Signed, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
-        with _refusals():
+        with refusals():
             made = rights.lift(keeper.store, denial_id, by=wanted.by, why=wanted.why)
         return _told(keeper, made)
 
@@ -274,12 +274,13 @@ def _built(rows: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _document(name: str, text: str) -> Document:
+def document_in(name: str, text: str) -> Document:
+    """Return a document that came as base64. Raises ``ConfigError``."""
     try:
         data = base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ConfigError(f"{name} is not base64; send the document's bytes so encoded") from None
-    return rights.checked_document(name, data)
+    return rights.checkeddocument_in(name, data)
 
 
 def _ns(moment: datetime | None) -> int:

@@ -116,7 +116,7 @@ def _ended(tenant: str, at_ns: int, by: str, why: str) -> Any:
 
 
 def _consent(row: RowMapping) -> Consent:
-    return msgspec.convert(dict(row), Consent)
+    return msgspec.convert({name: row[name] for name in Consent.__struct_fields__}, Consent)
 
 
 def _signed(by: str, why: str) -> None:

@@ -22,7 +22,7 @@ from upeti.control.store import Store, StoreError, insert_new
 from upeti.control.tables_capture import left_out, pairs, tenant_salts
 from upeti.core.errors import ConfigError, JournalError
 from upeti.core.events import PairCaptured
-from upeti.journal.acts import act, record_acts
+from upeti.journal.acts import act, read_acts, record_acts
 from upeti.journal.blocks import captured_dir
 from upeti.journal.bodies import SALT_BYTES, Bodies
 from upeti.journal.reader import Follower, instances
@@ -31,6 +31,8 @@ _AT_ONCE: Final = 500  # rows of one statement
 _ORPHAN_S: Final = 3600.0  # a body without a pair is that of a killed process, or of a pair that is being written
 
 RETENTION: Final = "rule:retention"
+ERASED: Final = "capture.erased"
+EXPIRED: Final = "capture.expired"
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -125,7 +127,7 @@ def _pairs(store: Store, conditions: list[ColumnElement[bool]]) -> Iterator[Pair
         with store.engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         for row in rows:
-            yield msgspec.convert(dict(row), Pair)
+            yield msgspec.convert({name: row[name] for name in Pair.__struct_fields__}, Pair)
         if len(rows) < _AT_ONCE:
             return
         after = rows[-1]["at_ns"], rows[-1]["pair_id"]
@@ -206,18 +208,27 @@ def records(data_dir: Path) -> Iterator[PairCaptured]:
 
 
 def rebuild(store: Store, data_dir: Path, bodies: Bodies) -> int:
-    """Add the pairs that are in the journals and not in the table; return how many.
-
-    A pair whose bodies are not there counts as erased: what was erased does not come back.
+    """Add the pairs that are in the journals and not in the table; return how many. What was erased does not come back:
+    acts say what was, and a pair whose bodies are not there is.
     """
     with store.engine.connect() as connection:
         known = set(connection.execute(select(pairs.c.pair_id)).scalars())
     fresh = [record for record in records(data_dir) if record.pair_id not in known]
     keep(store, fresh)
-    there = {digest for digest, _ in bodies.kept()} if fresh else set()
-    gone = [one.pair_id for one in fresh if not {one.request_digest, one.answer_digest} <= there]
-    _mark_erased(store, gone, time.time_ns())
+    if fresh:
+        erased = _erased_by_acts(data_dir)
+        there = {digest for digest, _ in bodies.kept()}
+        gone = [one.pair_id for one in fresh if not {one.request_digest, one.answer_digest} <= there]
+        _mark_erased(store, [*gone, *(one.pair_id for one in fresh if one.pair_id in erased)], time.time_ns())
     return len(fresh)
+
+
+def _erased_by_acts(data_dir: Path) -> set[str]:
+    erased: set[str] = set()
+    for one in read_acts(data_dir):
+        if one.kind in (ERASED, EXPIRED):
+            erased.update(msgspec.json.decode(one.detail)["pairs"])
+    return erased
 
 
 def note_left_out(store: Store, noted: dict[tuple[str, str, str, str], int]) -> None:
@@ -260,11 +271,8 @@ def erase(
     if pair_id and not found:
         raise StoreError(f"there is no pair `{pair_id}` that is not erased: `upeti capture list` shows them")
     # The person is not named in the record that says that they were forgotten.
-    what = {"tenant": tenant} if tenant else {"pair": pair_id}
-    scope = "user" if user else "tenant" if tenant else "pair"
-    subject = pair_id or tenant
-    detail: dict[str, Any] = {**what, "scope": scope, "pairs": len(found)}
-    record_acts(store.data_dir, act(time.time_ns(), by, "capture.erased", subject, why, **detail))
+    scope = "pair" if pair_id else "user" if user else "tenant"
+    _record(store, found, by, ERASED, pair_id or tenant, why, scope=scope)
     erased = _erase(store, bodies, found)
     if tenant and not user and not pair_id:
         with store.writing() as connection:  # no digest of the tenant's can be tried out any more
@@ -278,7 +286,7 @@ def expire(store: Store, bodies: Bodies, *, before_ns: int) -> Erased:
     found = list(_pairs(store, conditions))
     if found:
         why = f"kept for as long as [capture] retention_days says: {len(found)} pairs"
-        record_acts(store.data_dir, act(time.time_ns(), RETENTION, "capture.expired", "", why, pairs=len(found)))
+        _record(store, found, RETENTION, EXPIRED, "", why)
     return _erase(store, bodies, found)
 
 
@@ -289,6 +297,13 @@ def sweep(store: Store, bodies: Bodies, *, now_s: float) -> int:
     for start in range(0, len(old), _AT_ONCE):
         gone += sum(bodies.erase(digest) for digest in _unneeded(store, old[start : start + _AT_ONCE]))
     return gone
+
+
+def _record(store: Store, found: list[Pair], by: str, kind: str, subject: str, why: str, **detail: Any) -> None:
+    now_ns = time.time_ns()
+    ids = [pair.pair_id for pair in found]
+    parts = [ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE)]
+    record_acts(store.data_dir, *(act(now_ns, by, kind, subject, why, pairs=part, **detail) for part in parts or [[]]))
 
 
 def _erase(store: Store, bodies: Bodies, found: list[Pair]) -> Erased:
