@@ -280,7 +280,7 @@ def document_in(name: str, text: str) -> Document:
         data = base64.b64decode(text, validate=True)
     except binascii.Error:
         raise ConfigError(f"{name} is not base64; send the document's bytes so encoded") from None
-    return rights.checkeddocument_in(name, data)
+    return rights.checked_document(name, data)
 
 
 def _ns(moment: datetime | None) -> int:
