@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from support.keeper_side import KeeperProcess, until
+from support.keeper_side import CONFIG, KeeperProcess, until
 from upeti.control.rights import evidence_dir
 from upeti.journal.acts import read_acts
 
@@ -100,3 +101,25 @@ def test_contracts_and_clauses_are_listed(shared: KeeperProcess) -> None:
     found = shared.get(f"/v1/rights/clauses?contract={wanted}")
     assert {one["contract"] for one in found} == {wanted, "anthropic-usage-policy-2025-09-15"}
     assert len(shared.get("/v1/rights/clauses")) > len(found)
+
+
+def test_a_right_ends_while_the_configuration_is_broken(keeper: KeeperProcess) -> None:
+    """The files of terms as they were last read whole still count, and so does what the state says now."""
+    keeper.write_config(CONFIG.replace('channel = "up"', 'channel = "pu"'))
+    until(lambda: "config_refused" in keeper.events())
+    post(keeper, "denials", channel="up", purpose="serve")
+    until(lambda: "serve" not in keeper.snapshot().channels["up"].purposes, what="the denial in the snapshot")
+
+
+def test_what_changes_by_date_is_in_the_snapshot_beforehand_and_made_new_at_its_moment(keeper: KeeperProcess) -> None:
+    ends = datetime.now(UTC) + timedelta(seconds=3)
+    ends_ns = int(ends.timestamp() * 10**6) * 1000
+    binding = post(keeper, "bindings", channel="up", contract=CONTRACT)
+    post(keeper, f"bindings/{binding['id']}/end", until=ends.isoformat())
+    found = until(
+        lambda: purposes if (purposes := keeper.snapshot().channels["up"].purposes) != {"serve": 1 << 63} else None,
+        what="the end in the snapshot",
+    )
+    assert found in ({"serve": ends_ns}, {})  # the latter on a machine that took three seconds for this
+    until(lambda: not keeper.snapshot().channels["up"].purposes, what="a snapshot of the moment itself")
+    assert keeper.get("/v1/status")["config_error"] == ""
