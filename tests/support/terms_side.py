@@ -141,12 +141,13 @@ contracts = _pool(_contracts, 5)
 origins = _pool(_origin, 6)
 moments = st.integers(0, 100)
 purposes = st.sampled_from(SOME_PURPOSES)
+learning = st.sampled_from(SOME_PURPOSES[1:])  # without serving, for which other rules hold
 any_purposes = st.sampled_from(sorted(PURPOSES)) | st.text(max_size=9)
 any_origins = origins | st.builds(Origin, st.text(max_size=5), st.text(max_size=5), st.integers())
 
 
-def _several(rows: st.SearchStrategy[Any], size: int) -> st.SearchStrategy[list[Any]]:
-    return st.lists(rows, max_size=size, unique_by=lambda row: row.id)
+def _several(rows: st.SearchStrategy[Any], least: int, most: int) -> st.SearchStrategy[list[Any]]:
+    return st.lists(rows, min_size=least, max_size=most, unique_by=lambda row: row.id)
 
 
 def review_of(clause: Clause, seed: int) -> Review:
@@ -161,14 +162,14 @@ def review_of(clause: Clause, seed: int) -> Review:
 @st.composite
 def worlds(draw: Any) -> Terms:
     """Terms of every shape: overlapping bindings, stale reviews, revoked grants, rules for every contract."""
-    made = draw(_several(clauses, 4))
-    seeds = draw(st.lists(st.integers(1, _POOL), max_size=4, unique=True)) if made else []
+    made = draw(_several(clauses, 1, 4))
+    seeds = draw(st.lists(st.integers(1, _POOL), max_size=4, unique=True))
     return Terms(
         contracts=draw(contracts),
         clauses=tuple(made),
-        bindings=tuple(draw(_several(bindings, 4))),
+        bindings=tuple(draw(_several(bindings, 2, 5))),
         reviews=tuple(review_of(made[seed % len(made)], seed) for seed in seeds),
-        grants=tuple(draw(_several(grants, 3))),
-        denials=tuple(draw(_several(denials, 2))),
-        channels=frozenset(CHANNELS[: draw(st.integers(0, 2))]),
+        grants=tuple(draw(_several(grants, 0, 3))),
+        denials=tuple(draw(_several(denials, 0, 1))),
+        channels=frozenset(CHANNELS[: draw(st.integers(1, 2))]),
     )
