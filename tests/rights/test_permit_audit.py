@@ -49,13 +49,15 @@ def audited_serving(terms: Terms, origin: Origin, moment: int) -> str:
         return "deny"
     mine = [row for row in terms.bindings if row.channel == origin.channel]
     running = sorted((row.from_ns, row.id, row) for row in mine if within(row.from_ns, row.until_ns, moment))
-    if not running:
-        return "deny" if [row for row in mine if 0 < row.until_ns <= moment] else "allow"
-    under = running[-1][2]
-    # The same contract may be bound twice; the text is that of the newest binding to it.
-    text = under.from_ns if under.order_form_sha256 else moment
-    now = Origin(origin.channel, under.contract, moment, origin.tenant, origin.model)
-    votes = [vote(terms, row, now, "serve", moment) for row in speaking(terms, under.contract, "serve", text)]
+    if not running and [row for row in mine if 0 < row.until_ns <= moment]:
+        return "deny"
+    # A channel that was never bound is under the rules for every contract all the same.
+    contract, text = "", moment
+    if running:
+        under = running[-1][2]
+        contract, text = under.contract, under.from_ns if under.order_form_sha256 else moment
+    now = Origin(origin.channel, contract, moment, origin.tenant, origin.model)
+    votes = [vote(terms, row, now, "serve", moment) for row in speaking(terms, contract, "serve", text)]
     return "deny" if "deny" in votes else "allow"
 
 

@@ -128,7 +128,7 @@ def _serving(terms: Terms, origin: Origin, at_ns: int) -> Permit:
     now = terms.origin_now(channel, at_ns, origin.tenant, origin.model)
     denied = [one for one in rulings(terms, now, SERVE, at_ns) if one.decision is Decision.DENY]
     if denied:
-        return _of_ruling(origin, SERVE, min(denied, key=_order), denied)
+        return _of_ruling(now, SERVE, min(denied, key=_order), denied)
     why = "the channel is configured: who does that says that he may call it"
     return Permit(Decision.ALLOW, SERVE, channel, now.contract, why=why)
 
@@ -206,7 +206,7 @@ def _of_ruling(origin: Origin, purpose: str, ruling: Ruling, all_rulings: list[R
         ruling.decision,
         purpose,
         origin.channel,
-        ruling.clause.contract if purpose == SERVE else origin.contract,
+        origin.contract,
         clause=ruling.clause.id,
         quote=ruling.clause.quote,
         duties=tuple(sorted({duty for one in all_rulings for duty in one.duties})),
