@@ -61,7 +61,7 @@ def test_a_projector_killed_between_its_two_steps_counts_nothing_twice(tmp_path:
     log = ImpressionLog(tmp_path)
     log.append([row(1)])
     log.roll()
-    (segment,) = (tmp_path / "feed" / "impressions").glob("*.upi")
+    (segment,) = (tmp_path / "impressions").glob("*.upi")
     kept = segment.read_bytes()
     log.project()
     segment.write_bytes(kept)  # as if it had not come to removing it
@@ -87,7 +87,7 @@ def test_nothing_acknowledged_is_lost_when_the_writer_is_killed(tmp_path: Path) 
             pass
         process.send_signal(signal.SIGKILL)
         acknowledged = int((process.stdout.read().split() or ["200"])[-1])
-    (segment,) = (tmp_path / "feed" / "impressions").glob("*.upi")
+    (segment,) = (tmp_path / "impressions").glob("*.upi")
     with segment.open("ab") as file:
         file.write(segment.read_bytes()[:37])  # and a block that it was killed in
     log = ImpressionLog(tmp_path)

@@ -6,26 +6,18 @@ import csv
 import gzip
 import io
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from support.shared_data import shared_data
 from upeti.feed.off_policy import SAMPLE_MIN, effective_sample, screen
 
 ITEMS, PLACES = 34, 3
 
 
-def shared_data() -> Path:
-    """The data sets beside the repository."""
-    folder = Path(os.environ.get("UPETI_SHARED", Path(__file__).parents[3] / "shared")) / "data"
-    assert folder.is_dir(), f"the public data sets are not at {folder}; set UPETI_SHARED to the folder that has data/"
-    return folder
-
-
 def bandit_log(policy: str) -> dict[str, np.ndarray]:
-    raw = gzip.decompress((shared_data() / "obd-men-small" / f"{policy}-men.csv.gz").read_bytes()).decode()
+    raw = gzip.decompress((shared_data("obd-men-small") / f"{policy}-men.csv.gz").read_bytes()).decode()
     rows = list(csv.DictReader(io.StringIO(raw)))
     return {
         "item": np.array([int(row["item_id"]) for row in rows]),

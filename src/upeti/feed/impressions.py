@@ -98,10 +98,14 @@ def checked(row: Impression) -> Impression:
 
 
 class ImpressionLog:
-    """The log of one data directory. One thread at a time may use it; several processes may, each on one of its own."""
+    """The log of one tenant, in ``directory/impressions``.
 
-    def __init__(self, data_dir: Path, *, power: bool = False) -> None:
-        self._directory = data_dir / "feed" / "impressions"
+    One thread at a time may use it; several processes may, each through one of its own.
+    """
+
+    def __init__(self, directory: Path, *, power: bool = False) -> None:
+        """``directory`` is what ``FeedStore.tenant_dir`` returns. ``power``: rows survive that of the machine."""
+        self._directory = directory / "impressions"
         self._power = power
         self._segment: _Segment | None = None
 

@@ -1,4 +1,4 @@
-"""The feed's tables: items, users, feedback. Every row belongs to one tenant, and every query names it.
+"""The feed's tables: items, users, feedback, enrichments. Every row belongs to one tenant, and every query names it.
 
 They are the feed's own: nothing of the gateway's state is in them. ``feedback`` is the log that all counters, profiles
 and models are folds over; ``sequence`` is the order in which it was written.
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Float,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -69,4 +70,55 @@ feedback = Table(
     Column("received_ns", BigInteger, nullable=False),
     UniqueConstraint("tenant", "user", "item", "kind", name="feed_feedback_once"),
     sqlite_autoincrement=True,
+)
+
+enrichments = Table(
+    "feed_enrichments",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("item", String, primary_key=True),
+    Column("version", String(32), primary_key=True),
+    Column("source", String, nullable=False),
+    Column("route", String, nullable=False),  # the model name that the worker asked for
+    Column("digest", String(64), nullable=False),  # of the text that was read
+    Column("prompt_version", String, nullable=False),
+    Column("tags", JSON, nullable=False),
+    Column("quality", Float),
+    Column("safety", String, nullable=False),
+    Column("embedding", LargeBinary),  # float32, little end first
+    Column("call_id", String, nullable=False),
+    Column("channel", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("cost", String, nullable=False),  # exact decimal text, or "unknown"
+    Column("currency", String, nullable=False),
+    Column("at_ns", BigInteger, nullable=False),
+    Index("feed_enrichments_digest", "tenant", "digest", "prompt_version", "route"),
+)
+
+# Every call that the worker was answered: what its versions cost is what these cost.
+enrichment_calls = Table(
+    "feed_enrichment_calls",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("call_id", String, primary_key=True),
+    Column("at_ns", BigInteger, nullable=False),
+    Column("route", String, nullable=False),
+    Column("outcome", String, nullable=False),  # read, unreadable, failed
+    Column("items", Integer, nullable=False),
+    Column("cost", String, nullable=False),
+    Column("currency", String, nullable=False),
+)
+
+# Tries that gave nothing yet: what they cost goes to the version that comes of them.
+enrichment_tries = Table(
+    "feed_enrichment_tries",
+    metadata,
+    Column("tenant", String, primary_key=True),
+    Column("item", String, primary_key=True),
+    Column("route", String, primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("cost", String, nullable=False),
+    Column("currency", String, nullable=False),
+    Column("error", Text, nullable=False),
 )
