@@ -88,6 +88,10 @@ COMMANDS: Final = {
     "capture": Command(
         "upeti.cli.capture", "capture_app", "Kept questions and answers: consent, what is there, erasure."
     ),
+    "signing-key": Command("upeti.cli.signing", "signing_app", "The key that manifests and reports are signed with."),
+    "verify-signature": Command(
+        "upeti.cli.signing", "verify_signature", "Check who signed a document, and that it was not changed since."
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 
