@@ -144,8 +144,8 @@ def diff_command(
     """
     from upeti.control.rights_view import change_of
 
-    _, terms, _ = _opened(config)
-    found = change_of(terms, old, new)
+    store, terms, _ = _opened(config)
+    found = change_of(store, terms, old, new)
     if as_json:
         _print_json(found)
         return

@@ -156,6 +156,14 @@ def changes(found: Sequence[DocumentChange]) -> None:
             typer.echo(plain(f"  {clause.section or clause.new or clause.old}: {_fate(clause.old, clause.new)}"))
             for words in clause.words:
                 typer.echo(plain(f"    {words}"))
+        typer.echo(plain(f"  {_pairs_line(one.pairs)}"))
+
+
+def _pairs_line(pairs: dict[str, int]) -> str:
+    counts = ", ".join(f"{count:,} of {channel}" for channel, count in pairs.items())
+    return (
+        f"kept pairs captured under the old one: {counts}" if counts else "No kept pair was captured under the old one."
+    )
 
 
 def _fate(old: str, new: str) -> str:

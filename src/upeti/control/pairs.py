@@ -133,6 +133,14 @@ def _pairs(store: Store, conditions: list[ColumnElement[bool]]) -> Iterator[Pair
         after = rows[-1]["at_ns"], rows[-1]["pair_id"]
 
 
+def captured_under(store: Store, contract: str) -> dict[str, int]:
+    """Return how many pairs are kept that were captured under a contract, by channel."""
+    there = (pairs.c.contract == contract) & (pairs.c.erased_ns == 0)
+    query = select(pairs.c.channel, func.count()).where(there).group_by(pairs.c.channel).order_by(pairs.c.channel)
+    with store.engine.connect() as connection:
+        return {str(channel): int(count) for channel, count in connection.execute(query)}
+
+
 class Count(msgspec.Struct, frozen=True):
     """How much of a tenant's is kept."""
 

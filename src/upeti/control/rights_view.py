@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from upeti.control.pairs import captured_under
+from upeti.control.store import Store
 from upeti.core.config import Channel, Config
 from upeti.core.errors import ConfigError
 from upeti.money.window import iso_time
@@ -84,6 +86,7 @@ class DocumentChange(msgspec.Struct, frozen=True):
     new: str
     lost: tuple[str, ...]
     changes: TermsDiff
+    pairs: dict[str, int] = msgspec.field(default_factory=dict)  # channel → kept pairs captured under the old one
 
 
 def explain(terms: Terms, config: Config, origin: Origin, purpose: str, at_ns: int) -> Explanation:
@@ -172,19 +175,20 @@ def rights_of_channels(terms: Terms, at_ns: int, tenant: str = "") -> list[Chann
     return found
 
 
-def change_of(terms: Terms, old: str, new: str) -> list[DocumentChange]:
-    """Compare two contracts by their ids, or two files of terms, contract by contract. Raises ``ConfigError``."""
+def change_of(store: Store, terms: Terms, old: str, new: str) -> list[DocumentChange]:
+    """Compare two contracts by their ids, or two files of terms, contract by contract; count what was captured under the
+    old ones. Raises ``ConfigError``.
+    """
     before, after = _clauses_by_contract(terms, old), _clauses_by_contract(terms, new)
     if len(before) == len(after) == 1:
         pairs = [(next(iter(before)), next(iter(after)))]
     else:
         pairs = [(name, name) for name in (*before, *(name for name in after if name not in before))]
-    return [_change(was, now, before.get(was, []), after.get(now, [])) for was, now in pairs]
-
-
-def _change(old: str, new: str, before: list[Clause], after: list[Clause]) -> DocumentChange:
-    changes = diff(before, after)
-    return DocumentChange(old, new, changes.lost, changes)
+    found = []
+    for was, now in pairs:
+        changes = diff(before.get(was, []), after.get(now, []))
+        found.append(DocumentChange(was, now, changes.lost, changes, captured_under(store, was)))
+    return found
 
 
 def _clauses_by_contract(terms: Terms, name: str) -> dict[str, list[Clause]]:
