@@ -45,6 +45,7 @@ ENDED_MEANS = {
     Ended.GARBAGE: "the answer cannot be read",
     Ended.CLIENT_LEFT: 'the client left and the answer was not read to its end (`client_left = "cancel"`)',
     Ended.CRASHED: "a fault of ours",
+    Ended.DRILL: "a [drill](drill.md)'s fault stood in the provider's place: nothing was sent",
 }
 RULE_MEANS = {Rule.METERS: "`meters`", Rule.NOTHING: "posted at zero", Rule.VOID: "voided"}
 

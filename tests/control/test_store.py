@@ -18,7 +18,7 @@ from sqlalchemy import exc
 
 from support.postgres import Postgres
 from upeti.control import store as store_module
-from upeti.control import tables, tables_capture, tables_conduct, tables_latches, tables_rights
+from upeti.control import tables, tables_capture, tables_conduct, tables_drills, tables_latches, tables_rights
 from upeti.control.keys import KeyRow
 from upeti.control.ports import free_port
 from upeti.control.store import HEAD, Store, StoreError, insert_new
@@ -113,6 +113,7 @@ def test_migrations_make_the_tables_that_the_code_knows(open_store: OpenStore) -
     assert tables_conduct.metadata is tables.metadata
     assert tables_latches.metadata is tables.metadata
     assert tables_capture.metadata is tables.metadata
+    assert tables_drills.metadata is tables.metadata
 
 
 def test_foreign_keys_hold(open_store: OpenStore) -> None:

@@ -10,6 +10,7 @@ from hashlib import sha256
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
+from upeti.core.errors import Overloaded
 from upeti.core.events import ChannelSignalled
 from upeti.gateway import keeper_link as words
 from upeti.gateway.call import Call
@@ -17,6 +18,7 @@ from upeti.gateway.failure import Answer
 from upeti.gateway.latch import Event, Latch, Latches, Scope, State, Subject
 from upeti.gateway.live import Lane
 from upeti.gateway.probe import Found, Prober, Verdict
+from upeti.gateway.refusals import latched
 from upeti.gateway.relay import readable
 from upeti.gateway.signs import HOLD_S, Signs
 from upeti.providers.signals import MEANS, Meaning, Reaction, Signal, shipped
@@ -84,6 +86,10 @@ class CutOff:
                 call=call.id,
             )
         return latch
+
+    def refusal(self, latch: Latch) -> Overloaded:
+        """Return the refusal of a call whose every candidate is out, one of them by ``latch``."""
+        return latched(latch)
 
     def hold_suspect(self, channel: str, incident: str) -> None:
         """Hold the tenant that a provider most likely blocked ``channel`` for, before anything of his goes elsewhere."""

@@ -7,7 +7,7 @@ After the first byte of an answer there is no other candidate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from upeti.core.errors import (
@@ -20,7 +20,7 @@ from upeti.core.errors import (
     UpstreamFailed,
 )
 from upeti.core.events import AttemptOpened, CallRefused
-from upeti.gateway import relay
+from upeti.gateway import rehearsal, relay
 from upeti.gateway.auth import check_served
 from upeti.gateway.call import Call
 from upeti.gateway.failure import ClientLeft, Failure, TimedOut
@@ -55,11 +55,16 @@ async def exchange(call: Call) -> None:
         call.understand(target, gateway.now_ns())
         call.deadline_s = call.received_s + call.way.deadline_s
         lanes: Sequence[Lane] = call.way.lanes
+        if call.view.rehearsed:
+            lanes = rehearsal.left_of(call, lanes)
         if len(lanes) != 1:
             if not lanes:
                 raise _all_latched(call)
             now_s = gateway.loop.time()
-            lanes = plan(lanes, lambda lane: lane.channel.breaker.usable(now_s), gateway.draw)
+            usable: Callable[[Lane], bool] = lambda lane: lane.channel.breaker.usable(now_s)  # noqa: E731 - the usual one
+            if call.view.rehearsed:
+                usable = lambda lane: rehearsal.breaker_of(call, lane).usable(now_s)  # noqa: E731
+            lanes = plan(lanes, usable, gateway.draw)
         failure = await _attempt(call, lanes[0])
         if failure is not None:
             await _go_on(call, lanes, failure)
@@ -142,6 +147,8 @@ def _still_permitted(call: Call, lane: Lane) -> bool:
     """
     assert call.caller is not None
     view = call.gateway.view
+    if view.rehearsed and rehearsal.bars(call, lane):
+        return False
     feature = call.feature if call.feature in view.policy_features else ""
     try:
         way = view.way(call.caller, call.target, call.model, feature)
@@ -213,7 +220,7 @@ async def _attempt(call: Call, lane: Lane) -> Failure | None:
         bound is not None,
     )
     breaker = lane.channel.breaker
-    if breaker.is_open:
+    if breaker.is_open and rehearsal.rehearsal_of(call, lane) is None:
         breaker.trying(gateway.loop.time())  # before others are planned in this turn of the loop
     price = tariff.price if tariff is not None else None
     tier = lane.usual_tier(call.tier) if price is None else price.tier
@@ -277,6 +284,10 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
     sent_s = gateway.loop.time()
     fiber.deadline = min(sent_s + call.way.attempt_timeout_s, call.deadline_s)
     try:
+        if channel.rehearsal is not None and (drill := rehearsal.rehearsal_of(call, lane)) is not None:
+            met = await rehearsal.meet(call, lane, attempt, drill)
+            if met is not None:
+                return met
         reply = channel.pool.idle() or await channel.pool.connect()
         if call.client.gone:
             raise ClientLeft

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from upeti.core.errors import BudgetExceeded, CallError
 from upeti.gateway.holds import Attempt
 from upeti.gateway.live import Lane
+
+if TYPE_CHECKING:
+    from upeti.gateway.rehearsal import Rehearsal
 
 
 class TimedOut(Exception):
@@ -18,10 +23,17 @@ class ClientLeft(Exception):
 class Answer:
     """A whole answer of a provider, kept until it is clear whether the client gets it."""
 
-    __slots__ = ("attempt", "body", "headers", "lane", "request_id", "status")
+    __slots__ = ("attempt", "body", "headers", "lane", "rehearsal", "request_id", "status")
 
     def __init__(
-        self, attempt: Attempt, lane: Lane, status: int, headers: dict[bytes, bytes], request_id: str, body: bytes
+        self,
+        attempt: Attempt,
+        lane: Lane,
+        status: int,
+        headers: dict[bytes, bytes],
+        request_id: str,
+        body: bytes,
+        rehearsal: Rehearsal | None = None,
     ) -> None:
         self.attempt = attempt
         self.lane = lane
@@ -29,6 +41,7 @@ class Answer:
         self.headers = headers
         self.request_id = request_id  # the provider's own
         self.body = body
+        self.rehearsal = rehearsal  # the drill that answered in the provider's place
 
 
 class Failure:

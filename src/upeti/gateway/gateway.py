@@ -25,6 +25,7 @@ from upeti.gateway.keeper_client import KeeperClient
 from upeti.gateway.keeper_link import LeaseGrant
 from upeti.gateway.log import Log
 from upeti.gateway.metrics import WorkerMetrics
+from upeti.gateway.rehearsal import Rehearsals
 from upeti.journal.writer import JournalWriter
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Gateway:
         self.holds = Holds(self.keeper, self.now_ns, self.journal.when_durable)
         self.keeper.on_grant = self._granted
         self.cut_off = CutOff(self, self.view.latches, self.view.signs)
+        self.rehearsals = Rehearsals(self)
+        self.rehearsals.put_on(self.view)
         self.keeper.on_recall = self.holds.recalled
         self.keeper.on_cut_off = self.cut_off.heard
         self.keeper.on_snapshot = self.swap
@@ -107,10 +110,12 @@ class Gateway:
             new = self._read_snapshot()
             if new.version == self.view.snapshot.version:
                 return
-            self.view = live.build(new, self.view, self.loop, self.data_dir, token_source)
+            view = live.build(new, self.view, self.loop, self.data_dir, token_source)
         except ConfigError as error:
             self.log.error("snapshot_refused", str(error))
             return
+        self.rehearsals.put_on(view)
+        self.view = view
         self.holds.frozen(new.frozen)
         self.capture.follow(new.capture)
         self.limits = new.gateway

@@ -39,6 +39,7 @@ class Ended(StrEnum):
     GARBAGE = "garbage"  # the answer cannot be read
     CLIENT_LEFT = "client_left"  # and the answer was not read to its end
     CRASHED = "crashed"  # a fault of ours
+    DRILL = "drill"  # a drill's fault stood in the provider's place: nothing was sent
 
 
 class Rule(StrEnum):
@@ -61,6 +62,7 @@ ENDINGS: Final[Mapping[Ended, Rule]] = {
     Ended.GARBAGE: Rule.METERS,
     Ended.CLIENT_LEFT: Rule.METERS,
     Ended.CRASHED: Rule.METERS,
+    Ended.DRILL: Rule.VOID,
 }
 
 
@@ -85,7 +87,6 @@ RECORDED_MAX: Final = (1 << 63) - 1
 _NO_PRICES: Final[Mapping[str, Price]] = {}
 _POSTED: Final = Outcome.POSTED
 _UNPRICED: Final = Outcome.UNPRICED
-
 
 # Until then a late settlement, or the answer to an ask, may still come for a window that is over.
 _ENDED_KEPT_NS: Final = 60 * 10**9
@@ -421,7 +422,7 @@ class Attempt:
                 # What it counted has no price: at nothing, the limit would not hold.
                 outcome, cost_pico, price = Outcome.ESTIMATED, bound_pico, None
         else:
-            ended, outcome, cost_pico = Ended.NOT_SENT, Outcome.VOIDED, 0
+            outcome, cost_pico, ended = Outcome.VOIDED, 0, ended if ended is Ended.DRILL else Ended.NOT_SENT
         self.outcome = outcome
         self.cost_pico = cost_pico
         hold_pico = opened.bound_pico

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from upeti import __version__
@@ -30,6 +31,9 @@ from upeti.rights.data_policy import DataPolicy, objection
 from upeti.rights.terms import SERVE
 from upeti.wire.tiers import AUTO, AUTO_REACH, PROVISIONED, STANDARD
 from upeti.wire.wires import OTHER
+
+if TYPE_CHECKING:
+    from upeti.gateway.rehearsal import Rehearsal
 
 # Clients choose the names behind a route `*`, so there is no end to them.
 _REMEMBERED_MAX = 4096
@@ -55,6 +59,7 @@ class LiveChannel:
         self.key_id = sha256(f"upeti:{view.host}:{secret}".encode()).hexdigest()[:12] if secret else ""
         self.signals_host = (view.signals_host or view.host).lower()
         self.worked: Lane | None = None  # what was last answered well: what a probe asks with
+        self.rehearsal: Rehearsal | None = None  # a drill under way on it
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -238,6 +243,7 @@ class LiveView:
         self.channels = channels
         self.routes = snapshot.routes
         self.refuse_unpriced = snapshot.unpriced == "refuse"
+        self.rehearsed = False  # whether a drill is under way on any channel
         self.purses = PurseFinder(snapshot.budgets, snapshot.frozen)
         self.latches = latches
         self.signs = signs

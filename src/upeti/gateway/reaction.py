@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from upeti.gateway.call import Call
 from upeti.gateway.failure import Answer, Failure
@@ -18,11 +18,15 @@ from upeti.gateway.headers import AMAZON_ERROR
 from upeti.gateway.latch import Event, Scope
 from upeti.gateway.live import Lane
 from upeti.gateway.probe import PROBED, Verdict
-from upeti.gateway.refusals import latched, tenant_held
+from upeti.gateway.refusals import tenant_held
 from upeti.gateway.relay import readable
 from upeti.providers.signals import LATCHES, Meaning, Reaction, Signal
 from upeti.wire.error_body import read_error
 from upeti.wire.wires import OTHER
+
+if TYPE_CHECKING:
+    from upeti.gateway.cut_off import CutOff
+    from upeti.gateway.rehearsal import Rehearsal
 
 # Answers after which another candidate, or the same one a moment later, may do better.
 RETRYABLE: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -37,7 +41,8 @@ _SCOPES: Final = {
 
 async def react(call: Call, lane: Lane, answer: Answer) -> Failure | None:
     """Return what is to be done about an error, or None when it is the client's and goes back to him as it came."""
-    cut_off, channel = call.gateway.cut_off, lane.channel
+    cut_off, channel = _place_of_effects(call, answer), lane.channel
+    breaker = channel.breaker if answer.rehearsal is None else answer.rehearsal.breaker
     said = read_error(readable(answer), answer.headers.get(AMAZON_ERROR, b""))
     signal = cut_off.signals.find(channel.view.kind, channel.signals_host, answer.status, said)
     reaction = signal.reaction if signal is not None else _usual(call, lane, answer.status)
@@ -50,12 +55,12 @@ async def react(call: Call, lane: Lane, answer: Answer) -> Failure | None:
     if reaction is Reaction.PROBE:
         return await _probed(call, lane, answer, signal)
     if reaction is Reaction.GIVE_BACK:
-        channel.breaker.succeeded()  # it answers: what it refuses is this call
+        breaker.succeeded()  # it answers: what it refuses is this call
         return None
     if signal is not None and signal.meaning is Meaning.CONTENT:
-        channel.breaker.succeeded()
+        breaker.succeeded()
         return Failure(answer=answer)
-    channel.breaker.failed(now_s)
+    breaker.failed(now_s)
     if signal is None:
         return Failure(answer=answer, again=True)
     if reaction in LATCHES:
@@ -82,7 +87,7 @@ def _usual(call: Call, lane: Lane, status: int) -> Reaction:
 
 def _cut(call: Call, lane: Lane, answer: Answer, signal: Signal) -> Failure:
     """The error says that channel, key or model are cut off: latch; of an abuse block, hold the suspect first."""
-    cut_off, caller = call.gateway.cut_off, call.caller
+    cut_off, caller = _place_of_effects(call, answer), call.caller
     assert caller is not None
     scope = _SCOPES[signal.reaction]
     if scope is Scope.MODEL and not lane.named:
@@ -94,23 +99,29 @@ def _cut(call: Call, lane: Lane, answer: Answer, signal: Signal) -> Failure:
         hold = cut_off.signs.held.get(caller.tenant)
         if hold is not None:
             return Failure(error=tenant_held(hold.number, hold.until_ns), final=True)
-    return Failure(error=latched(latch))
+    return Failure(error=cut_off.refusal(latch))
 
 
 async def _probed(call: Call, lane: Lane, answer: Answer, signal: Signal | None) -> Failure | None:
     """Ask with a request that is known to be good whether the channel is cut off or the client was wrong."""
-    cut_off, channel = call.gateway.cut_off, lane.channel
+    cut_off, channel = _place_of_effects(call, answer), lane.channel
+    breaker = channel.breaker if answer.rehearsal is None else answer.rehearsal.breaker
     asked = await cut_off.prober.verdict(call, lane, answer)
     if asked.verdict is not Verdict.CUT:
         cut_off.record(call, lane, answer, signal, asked.verdict)
-        channel.breaker.succeeded()
+        breaker.succeeded()
         return None
-    channel.breaker.failed(call.gateway.loop.time())
+    breaker.failed(call.gateway.loop.time())
     scope = Scope.MODEL if asked.of_model else Scope.CHANNEL
     if scope is Scope.MODEL and not lane.named:
         return None
     latch = cut_off.latch(call, lane, answer, scope, Event.PROBE_FAILED, asked.signal or signal, asked.verdict)
-    return Failure(error=latched(latch))
+    return Failure(error=cut_off.refusal(latch))
+
+
+def _place_of_effects(call: Call, answer: Answer) -> CutOff | Rehearsal:
+    """Return who latches, records and holds: of a drill's error it is the drill, so that nobody else meets it."""
+    return call.gateway.cut_off if answer.rehearsal is None else answer.rehearsal
 
 
 def retry_after_s(headers: dict[bytes, bytes]) -> float | None:

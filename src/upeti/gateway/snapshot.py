@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from upeti.core.config import Gateway, Journal
+from upeti.gateway.faults import Fault
 from upeti.gateway.latch import Latch
 from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
@@ -118,6 +119,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     notices: dict[str, str] = msgspec.field(default_factory=dict)  # case → what its tenants are told
     latches: tuple[Latch, ...] = ()
     policies: tuple[DataPolicy, ...] = ()
+    faults: tuple[Fault, ...] = ()  # of drills under way
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)

@@ -16,6 +16,7 @@ def upgrade() -> None:
     _capture()
     _conduct()
     _latches()
+    _drills()
 
 
 def _rights() -> None:
@@ -163,4 +164,42 @@ def _latches() -> None:
         sa.Column("model", sa.String(), nullable=False),
         sa.Column("probes", sa.Integer(), nullable=False),
         sa.Column("next_probe_ns", sa.BigInteger(), nullable=False),
+    )
+
+
+def _drills() -> None:
+    op.create_table(
+        "drills",
+        sa.Column("id", sa.String(), primary_key=True),
+        sa.Column("mode", sa.String(), nullable=False),
+        sa.Column("channel", sa.String(), nullable=False),
+        sa.Column("state", sa.String(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("why", sa.String(), nullable=False),
+        sa.Column("from_ns", sa.BigInteger(), nullable=False),
+        sa.Column("until_ns", sa.BigInteger(), nullable=False),
+        sa.Column("share_millionths", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(), nullable=False),
+        sa.Column("signal", sa.String(), nullable=False),
+        sa.Column("fault", sa.JSON(), nullable=False),
+        sa.Column("abort_below", sa.Integer(), nullable=False),
+        sa.Column("ended_ns", sa.BigInteger(), nullable=False),
+        sa.Column("ended_by", sa.String(), nullable=False),
+        sa.Column("ended_why", sa.String(), nullable=False),
+        sa.Column("summary", sa.JSON(), nullable=False),
+        sa.Column("envelope", sa.LargeBinary(), nullable=False),
+    )
+    op.create_table(
+        "alternatives",
+        sa.Column("id", sa.String(), primary_key=True),
+        sa.Column("route", sa.String(), nullable=False),
+        sa.Column("alternative", sa.String(), nullable=False),
+        sa.Column("months", sa.String(), nullable=False),
+        sa.Column("cost", sa.String(), nullable=False),
+        sa.Column("currency", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("by", sa.String(), nullable=False),
+        sa.Column("why", sa.String(), nullable=False),
+        sa.Column("at_ns", sa.BigInteger(), nullable=False),
+        sa.Column("removed_ns", sa.BigInteger(), nullable=False),
     )
