@@ -12,6 +12,7 @@ import msgspec
 import typer
 from rich.console import Console
 
+from upeti.cli.acts import acts_command
 from upeti.cli.options import ConfigOption, DataDirOption, JsonOption, complaints, data_dir_of
 from upeti.cli.output import cell, console, plain, table
 from upeti.core.amount import decimal_text
@@ -22,6 +23,7 @@ from upeti.journal.verify import Verification, verify
 _POLL_SECONDS = 0.2
 
 journal_app = typer.Typer(help="Check the journal, or look into it.", no_args_is_help=True)
+journal_app.command("acts")(acts_command)
 
 
 @journal_app.command("verify")
