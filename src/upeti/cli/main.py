@@ -38,6 +38,12 @@ COMMANDS: Final = {
         "upeti.cli.budget", "budget_app", "Set, show and release budgets: limits on what calls may cost."
     ),
     "secrets": Command("upeti.cli.secrets", "secrets_app", "Store provider secrets, encrypted."),
+    "channels": Command(
+        "upeti.cli.channels", "channels_app", "Show which channels are usable or latched; latch, open and probe them."
+    ),
+    "incidents": Command(
+        "upeti.cli.incidents", "incidents_app", "What providers cut off, when, why, and since when it works again."
+    ),
     "bill": Command(
         "upeti.cli.bill",
         "bill",

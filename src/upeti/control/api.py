@@ -21,12 +21,15 @@ from sqlalchemy.exc import OperationalError
 from upeti import __version__
 from upeti.control.alerts import alert_of, all_alerts
 from upeti.control.api_capture import add_capture
+from upeti.control.api_channels import add_channels
 from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
 from upeti.control.keys import KeyRequest, KeyRow, make_key
+from upeti.control.latch_watch import LatchWatch
 from upeti.control.ledger import Ledger
-from upeti.control.metrics import CONTENT_TYPE
+from upeti.control.metrics import CONTENT_TYPE, Metrics
+from upeti.control.places import Places
 from upeti.control.store import Store, StoreError
 from upeti.core.amount import decimal_text
 from upeti.core.config import Config
@@ -42,6 +45,9 @@ class Keeper(Protocol):
 
     store: Store
     ledger: Ledger
+    places: Places
+    metrics: Metrics
+    latches: LatchWatch
     admin_token: str
 
     @property
@@ -222,6 +228,7 @@ def create_app(keeper: Keeper) -> FastAPI:
     _add_budgets(app, keeper, authorize)
     add_rights(app, keeper, authorize)
     add_capture(app, keeper, authorize)
+    add_channels(app, keeper, authorize)
     return app
 
 

@@ -32,6 +32,7 @@ from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
 from upeti.control.kept_child import KeptChild
+from upeti.control.latch_watch import LatchWatch
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics, budget_samples
@@ -100,6 +101,8 @@ class Keeper:
         self.desk = Desk(self.ledger, self._line(), self._ledger_failed)
         self.links.desk = self.desk
         self.links.on_lost = self._link_lost
+        self.latches = LatchWatch(self.store, self.places.data_dir, self.links, self.refresh, self.log)
+        self.links.on_cut_off = self.latches.hear
         self.recovery = Recovery(self.places.data_dir, self.ledger, self.instance, time.time_ns)
         self._recovering = ThreadPoolExecutor(1, "recovery")
         self._changed = asyncio.Event()
@@ -134,6 +137,7 @@ class Keeper:
             self._take_strangers(),
             self._project(),
             self.budgets.run(),
+            self.latches.run(),
         ):
             self._start(work)
         for name, module, arguments in (

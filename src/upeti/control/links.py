@@ -36,6 +36,7 @@ class Links:
         self.version = version
         self.desk: Desk
         self.on_lost: Callable[[], None] = lambda: None
+        self.on_cut_off: Callable[[str, words.CutOffNews], None] = lambda instance, word: None
         self._links: dict[str, _Link] = {}
         self._number = 0
         self._server: asyncio.Server | None = None
@@ -154,6 +155,8 @@ class _Link(asyncio.Protocol):
                 self._links.metrics.report(self.instance, values)
             case words.MetricsAsk(request):
                 self.send(words.MetricsText(request, self._links.metrics.text()))
+            case _:
+                self._links.on_cut_off(self.instance, word)
 
     def _greet(self, word: words.Hello) -> None:
         if self.instance:

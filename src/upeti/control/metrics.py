@@ -79,6 +79,16 @@ class Metrics:
             if _kind(_family(name)) != "gauge":
                 self._ended[name] = self._ended.get(name, 0) + value
 
+    def gauges(self, family: str) -> dict[str, float]:
+        """Return what the living say of a family with one label: its value → the sum over workers."""
+        found: dict[str, float] = {}
+        for values in self._reports.values():
+            for name, value in values.items():
+                if name.startswith(f"{family}{{"):
+                    label_value = name.partition('="')[2].removesuffix('"}')
+                    found[label_value] = found.get(label_value, 0) + value
+        return found
+
     def text(self) -> str:
         """Return every sample in Prometheus' text format, family by family."""
         totals = dict(self._ended)

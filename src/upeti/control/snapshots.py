@@ -19,6 +19,7 @@ from upeti.control.capacity import post_capacity
 from upeti.control.case_effects import effects
 from upeti.control.compile import Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import Document
+from upeti.control.latches import all_latches
 from upeti.control.ledger import Ledger
 from upeti.control.places import Places, write_private
 from upeti.control.rights import terms_of_files, with_state
@@ -145,6 +146,7 @@ class Snapshots:
             frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
             effects=effects(self._store),
             consents={tenant: one.features for tenant, one in consents.in_force(self._store).items()},
+            latches=tuple(row.latch for row in all_latches(self._store)),
             terms=terms,
             at_ns=now_ns,
         )

@@ -139,7 +139,7 @@ class CutOff:
 
     # -- what the keeper says -------------------------------------------------------------------------------------------
 
-    def heard(self, word: words.LatchShut | words.LatchOpened | words.TenantHeld | words.ProbeAsk) -> None:
+    def heard(self, word: words.CutOffOrder) -> None:
         match word:
             case words.LatchShut(latch):
                 self._unheard.pop(latch.subject, None)
@@ -153,6 +153,10 @@ class CutOff:
             case words.TenantHeld(tenant, number, until_ns):
                 self.signs.hold(tenant, number, until_ns)
                 self._gateway.view.forget_ways()
+            case words.Refusals(seen):
+                now_s = self._gateway.loop.time()
+                for channel, tenant, count in seen:
+                    self.signs.add(channel, tenant, count, now_s)
             case words.ProbeAsk():
                 self._probe(word)
 
@@ -175,6 +179,11 @@ class CutOff:
         affected = self.latches.affected
         if affected and self._gateway.keeper.say(words.Affected(affected)):
             self.latches.told()
+        unsaid = self.signs.unsaid
+        if unsaid:
+            seen = [(channel, tenant, count) for (channel, tenant), count in unsaid.items()]
+            if self._gateway.keeper.say(words.Refusals(seen)):
+                unsaid.clear()
         if self.signs.held and self.signs.release_ended(self._gateway.now_ns()):
             self._gateway.view.forget_ways()
 

@@ -13,14 +13,11 @@ from pathlib import Path
 import msgspec
 
 from upeti.gateway.keeper_link import (
-    AbuseBlocked,
-    Affected,
+    CutOffNews,
+    CutOffOrder,
     FrameReader,
     Hello,
     KeeperWord,
-    Latched,
-    LatchOpened,
-    LatchShut,
     LeaseAsk,
     LeaseGrant,
     LeaseRecall,
@@ -28,10 +25,7 @@ from upeti.gateway.keeper_link import (
     Metrics,
     MetricsAsk,
     MetricsText,
-    ProbeAsk,
-    Probed,
     SnapshotReady,
-    TenantHeld,
     WorkerWord,
     decode_keeper_word,
     frame,
@@ -55,7 +49,7 @@ class KeeperClient:
         self.on_recall: Callable[[str], None]
         self.on_snapshot: Callable[[], None]
         self.on_connected: Callable[[], None]
-        self.on_cut_off: Callable[[LatchShut | LatchOpened | TenantHeld | ProbeAsk], None]
+        self.on_cut_off: Callable[[CutOffOrder], None]
         self.leases: Callable[[], dict[str, tuple[int, int]]]
 
     async def run(self) -> None:
@@ -94,7 +88,7 @@ class KeeperClient:
         else:
             answer(None)
 
-    def say(self, word: Latched | Affected | AbuseBlocked | Probed) -> bool:
+    def say(self, word: CutOffNews) -> bool:
         """Tell of a cut-off; False when nobody hears."""
         return self._send(word)
 
@@ -118,12 +112,12 @@ class KeeperClient:
                 self.on_recall(word.budget)
             case SnapshotReady():
                 self.on_snapshot()
-            case LatchShut() | LatchOpened() | TenantHeld() | ProbeAsk():
-                self.on_cut_off(word)
             case MetricsText():
                 answer = self._requests.pop(word.request, None)
                 if answer is not None:
                     answer(word.text)
+            case _:
+                self.on_cut_off(word)
 
 
 class _Line(asyncio.Protocol):

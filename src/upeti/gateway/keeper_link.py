@@ -89,6 +89,12 @@ class Affected(msgspec.Struct, frozen=True, array_like=True, tag="affected"):
     calls: dict[str, int]
 
 
+class Refusals(msgspec.Struct, frozen=True, array_like=True, tag="refusals"):
+    """Calls that content filters refused since the last word: (channel, tenant, calls). The keeper says it to the others."""
+
+    seen: list[tuple[str, str, int]]
+
+
 class AbuseBlocked(msgspec.Struct, frozen=True, array_like=True, tag="abuse"):
     """A provider blocked a channel for what was sent through it, and this tenant is the suspect."""
 
@@ -167,8 +173,10 @@ class ProbeAsk(msgspec.Struct, frozen=True, array_like=True, tag="probe?"):
     model: str
 
 
-WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk | Latched | Affected | AbuseBlocked | Probed
-KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText | LatchShut | LatchOpened | TenantHeld | ProbeAsk
+CutOffNews = Latched | Affected | Refusals | AbuseBlocked | Probed
+CutOffOrder = LatchShut | LatchOpened | TenantHeld | ProbeAsk | Refusals
+WorkerWord = Hello | LeaseAsk | LeaseReturn | Metrics | MetricsAsk | CutOffNews
+KeeperWord = LeaseGrant | LeaseRecall | SnapshotReady | MetricsText | CutOffOrder
 
 _encoder = msgspec.json.Encoder()
 _worker_words: msgspec.json.Decoder[WorkerWord] = msgspec.json.Decoder(WorkerWord)

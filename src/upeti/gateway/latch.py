@@ -153,6 +153,9 @@ class Latches:
         """Take what the keeper says; return whether it is new here."""
         before = self._latches.get(latch.subject)
         self._latches[latch.subject] = latch
+        if before is not None and before.incident != latch.incident and before.incident in self.affected:
+            met = self.affected.pop(before.incident)
+            self.affected[latch.incident] = self.affected.get(latch.incident, 0) + met
         return before is None or before.state is not latch.state
 
     def opened(self, subject: Subject) -> bool:

@@ -30,15 +30,22 @@ class Signs:
     def __init__(self) -> None:
         self.held: dict[str, Hold] = {}
         self.refusals_total: dict[str, int] = {}  # channel → content refusals, for metrics
+        self.unsaid: dict[tuple[str, str], int] = {}  # (channel, tenant) → refusals that other workers do not know of
         self._counts: dict[str, dict[str, tuple[float, float]]] = {}  # channel → tenant → (count, when)
 
     def refused(self, channel: str, tenant: str, now_s: float) -> None:
         """A content filter of ``channel`` refused a call of ``tenant``, or cut its answer off."""
         self.refusals_total[channel] = self.refusals_total.get(channel, 0) + 1
+        self.add(channel, tenant, 1, now_s)
+        if len(self.unsaid) < _TENANTS_MAX:
+            self.unsaid[channel, tenant] = self.unsaid.get((channel, tenant), 0) + 1
+
+    def add(self, channel: str, tenant: str, count: int, now_s: float) -> None:
+        """Count what this worker saw, or another one."""
         counts = self._counts.setdefault(channel, {})
         if tenant not in counts and len(counts) >= _TENANTS_MAX:
             del counts[min(counts, key=lambda name: _faded(*counts[name], now_s))]
-        counts[tenant] = (_faded(*counts.get(tenant, (0.0, now_s)), now_s) + 1.0, now_s)
+        counts[tenant] = (_faded(*counts.get(tenant, (0.0, now_s)), now_s) + count, now_s)
 
     def suspect(self, channel: str, now_s: float) -> tuple[str, int]:
         """Return the tenant with most refusals on ``channel`` and how many; ("", 0) when there is none."""
