@@ -5,6 +5,7 @@
 - docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
 - docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
 - docs/conduct.md: the life of a case
+- docs/cut-off.md: the table of signals and the states of a latch
 - docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
 """
@@ -21,11 +22,13 @@ import typer.main
 
 from upeti.cli.main import build
 from upeti.core import errors
+from upeti.gateway import latch
 from upeti.gateway.holds import ENDINGS, Ended, Rule
 from upeti.money import tenant
 from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
 from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 from upeti.money.receivable import LIFE_CYCLE
+from upeti.providers.signals import MEANS, shipped
 from upeti.rights import terms_files
 from upeti.rights.conduct import case
 from upeti.rights.terms import PURPOSE_MEANS, SERVE, Clause, Terms
@@ -181,6 +184,24 @@ def conduct() -> str:
     return between((DOCS / "conduct.md").read_text(), "case", "\n".join(states))
 
 
+def cut_off() -> str:
+    rows = ["| row | status | error | means | reaction |", "|---|---|---|---|---|"]
+    for one in shipped().rows:
+        said = [f"at `{host}`" for host in one.hosts] + [f"`{name}`" for name in (*one.types, *one.codes)]
+        said += [f"“{one.phrase}”"] if one.phrase else []
+        statuses = ", ".join(map(str, one.statuses))
+        rows.append(f"| `{one.id}` | {statuses} | {', '.join(said)} | {MEANS[one.meaning]} | `{one.reaction}` |")
+    states = ["| state | event | next state |", "|---|---|---|"]
+    states += [
+        f"| {state} | {event} | {then} |"
+        for state, events in latch.TRANSITIONS.items()
+        for event, then in events.items()
+        if then is not state
+    ]
+    page = between((DOCS / "cut-off.md").read_text(), "signals", "\n".join(rows))
+    return between(page, "latch", "\n".join(states))
+
+
 def description_of(kind: object) -> str:
     """Return what a field's type notes about itself."""
     notes = list(getattr(kind, "__metadata__", ())) + [
@@ -247,6 +268,7 @@ PAGES = {
     "rights.md": rights,
     "legal.md": legal,
     "conduct.md": conduct,
+    "cut-off.md": cut_off,
     "architecture.md": architecture,
 }
 
