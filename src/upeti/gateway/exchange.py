@@ -298,7 +298,6 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         if reply.status >= 400:
             return Failure(answer=await relay.refused(call, lane, attempt, reply, sent_s))
         channel.breaker.succeeded()
-        channel.worked = lane
         if not reply.complete or (call.stream and not reply.is_json):
             await relay.stream(call, lane, attempt, reply, sent_s)
         else:

@@ -36,6 +36,7 @@ def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     request_id = provider_request_id(headers)
     meters = call.target.wire.meters(usage) if usage is not None else None
     tier = _tier(lane, headers, usage.tier if usage is not None else None)
+    lane.channel.worked = lane
     if call.target.wire.refusal in body:
         note_refusal(call, lane)
     attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id, tier)
@@ -151,6 +152,7 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     fiber.deadline = NEVER_S
     rest = last + events.finish()
     tier = _tier(lane, headers, events.tier())
+    lane.channel.worked = lane
     attempt.settle(Ended.ANSWERED, events.meters(), reply, sent_s, request_id, tier)
     await journal
     client.end_stream(rest)
