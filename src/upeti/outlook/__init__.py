@@ -1,0 +1,1 @@
+"""What may come: drills of a cut-off, and the way out of a provider."""
