@@ -115,6 +115,9 @@ def test_a_grant_is_of_a_party_to_the_contract(world: World) -> None:
     rights.bind(store, terms(), "main", CONTRACT, from_ns=1, **ANN)
     with pytest.raises(ConfigError, match="there is no party to this contract `Microsoft`: there are: OpenAI"):
         rights.grant(store, terms(), "main", "resell", LETTER, party="Microsoft", **ANN)
+    with pytest.raises(ConfigError, match="`Show It` is no duty"):
+        rights.grant(store, terms(), "main", "resell", LETTER, duties=("Show It",), **ANN)
+    assert not evidence_dir(store.data_dir).exists()  # what was refused left nothing
     with pytest.raises(ConfigError, match="ends before it begins"):
         rights.grant(store, terms(), "main", "resell", LETTER, until_ns=1, **ANN)
 
@@ -189,6 +192,8 @@ def test_a_contract_that_ends_stops_its_channel_at_that_moment(world: World) -> 
     assert purposes_until(terms(), "main", now_ns) == {"serve": FOREVER_NS}
     with pytest.raises(ConfigError, match="end before it begins"):
         rights.end_binding(store, made.id, until_ns=1, **ANN)
+    with pytest.raises(ConfigError, match="ends earlier already"):
+        rights.end_binding(store, made.id, until_ns=until_ns + 1, **ANN)
 
 
 def test_contracts_of_the_configuration_bind_as_those_of_the_state(open_store: OpenStore, tmp_path: Path) -> None:
@@ -200,6 +205,8 @@ def test_contracts_of_the_configuration_bind_as_those_of_the_state(open_store: O
     )
     terms = terms_in_force(open_store(), config(tmp_path, more))
     (binding,) = terms.bindings
+    with pytest.raises(ConfigError, match="is in the configuration file: write `until` there"):
+        rights.end_binding(open_store(), binding.id, until_ns=binding.until_ns, **ANN)
     assert binding.order_form_sha256 == hashlib.sha256(b"signed").hexdigest()
     assert terms.contract_of("main", binding.from_ns) == CONTRACT
     assert terms.contract_of("main", binding.until_ns) == ""

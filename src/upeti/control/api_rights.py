@@ -22,7 +22,7 @@ from upeti.control import rights, rights_view
 from upeti.control.rights import Document
 from upeti.control.store import Store, StoreError
 from upeti.core.config import Config
-from upeti.core.errors import ConfigError
+from upeti.core.errors import ConfigError, JournalError
 from upeti.rights.terms import Terms
 
 _bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
@@ -103,13 +103,15 @@ class Ending(Signed):
 
 @contextmanager
 def refusals() -> Any:
-    """A wrong word is 422, a thing that is not there 404."""
+    """A wrong word is 422, a thing that is not there 404, an act that cannot be recorded 503."""
     try:
         yield
     except ConfigError as error:
         raise HTTPException(422, str(error)) from None
     except StoreError as error:
         raise HTTPException(404, str(error)) from None
+    except JournalError as error:
+        raise HTTPException(503, str(error)) from None
 
 
 def add_rights(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -41,6 +42,8 @@ from upeti.rights.terms_files import day_ns
 
 CONFIRM: Final = "confirm"  # a review that takes the clause as the file reads it
 
+_OF_FILE: Final = "file:"
+_DUTY: Final = re.compile(r"[a-z_]+(:.+)?")
 _KINDS: Final[dict[str, type]] = {"binding": Binding, "review": Review, "grant": Grant, "denial": Denial}
 _PREFIXES: Final = {"binding": "bnd", "review": "rev", "grant": "grt", "denial": "dny"}
 _EVIDENCE_BYTES_MAX: Final = 64 * 2**20  # a scanned contract has a few; it is read whole
@@ -88,7 +91,7 @@ def bindings_of(config: Config) -> list[Binding]:
     """Return the bindings that the configuration file says. Raises ``ConfigError`` when an order form cannot be read."""
     return [
         Binding(
-            id=f"file:{place}",
+            id=f"{_OF_FILE}{place}",
             channel=one.channel,
             contract=one.contract,
             from_ns=day_ns(one.effective),
@@ -114,6 +117,7 @@ def bind(
     why: str,
 ) -> Binding:
     """Say under which contract version a channel's account is. Raises ``ConfigError``."""
+    _check_signed(by, why)
     _known(channel, terms.channels, "channel", "add a [[channel]] with that name")
     _known(contract, [one.id for one in terms.contracts], "contract", "`upeti rights contracts` lists them")
     if until_ns and until_ns <= from_ns:
@@ -127,9 +131,14 @@ def bind(
 def end_binding(store: Store, binding_id: str, *, until_ns: int, by: str, why: str) -> Binding:
     """Let a contract end. Raises ``ConfigError``, ``StoreError``."""
 
+    if binding_id.startswith(_OF_FILE):
+        raise ConfigError(f"`{binding_id}` is in the configuration file: write `until` there")
+
     def ended(binding: Binding) -> Binding:
         if until_ns <= binding.from_ns:
             raise ConfigError("the contract would end before it begins: choose a later day")
+        if binding.until_ns and until_ns > binding.until_ns:
+            raise ConfigError("the contract ends earlier already: `upeti rights bind` says that it goes on")
         return msgspec.structs.replace(binding, until_ns=until_ns)
 
     return _change(store, Binding, binding_id, ended, "rights.contract_ended", by, why)
@@ -190,8 +199,12 @@ def grant(
 
     It covers what is captured from its begin on, unless ``captured_from_ns`` says otherwise. Raises ``ConfigError``.
     """
+    _check_signed(by, why)
     now_ns = time.time_ns()
     from_ns = from_ns or now_ns
+    for duty in duties:
+        if not _DUTY.fullmatch(duty):
+            raise ConfigError(f"`{duty}` is no duty: write kind or kind:value, such as notice:TEXT")
     _known(purpose, PURPOSES, "purpose", f"there are: {', '.join(sorted(PURPOSES))}")
     if purpose == SERVE:
         raise ConfigError("serving needs no grant: who configures a channel says that he may call it")
@@ -346,9 +359,13 @@ def _record(connection: Connection, kind: type[R], record_id: str) -> R:
     return msgspec.convert(found, kind)
 
 
-def _signed(record: object, by: str, why: str) -> dict[str, Any]:
+def _check_signed(by: str, why: str) -> None:
     if not by.strip() or not why.strip():
         raise ConfigError("a right has a name and a reason: give --by and --why")
+
+
+def _signed(record: object, by: str, why: str) -> dict[str, Any]:
+    _check_signed(by, why)
     fields: dict[str, Any] = msgspec.to_builtins(record)
     return fields
 

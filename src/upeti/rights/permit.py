@@ -166,7 +166,7 @@ def _ruling(terms: Terms, clause: Clause, purpose: str, at_ns: int, grants: list
         why = f"{review.by} reviewed it: {review.why}"
     elif decision is Decision.ALLOW:
         decision = Decision.ASK
-        why = f"it reads as an allowance, which nobody has reviewed; `upeti rights review {clause.id}` does"
+        why = f"it reads as an allowance, which nobody has reviewed in these words; `upeti rights review {clause.id}` does"
     elif decision is Decision.ASK:
         why = f"it is open; `upeti rights review {clause.id}` decides, `upeti rights grant` records a permission"
     else:
