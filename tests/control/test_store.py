@@ -34,6 +34,21 @@ def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
+def test_opening_it_again_leaves_the_locks_of_who_has_it_open(tmp_path: Path) -> None:
+    """A file that is opened and closed beside SQLite takes the process's locks along: the next process to leave would
+    believe that it is the last one, and remove the WAL that this one reads.
+    """
+    store = Store(tmp_path)
+    assert store.changes() >= 0
+    Store(tmp_path).close()
+    other = "import sys, pathlib; from upeti.control.store import Store; s = Store(pathlib.Path(sys.argv[1]))"
+    other += "; s.set_secret('a', b'x', 1); s.close()"
+    subprocess.run([sys.executable, "-c", other, tmp_path], check=True, timeout=60)
+    assert (tmp_path / "state.sqlite3-wal").exists()
+    assert store.sealed_secrets() == {"a": b"x"}
+    store.close()
+
+
 def test_keys_come_back_as_they_were(open_store: OpenStore) -> None:
     row = KeyRow("k1", "a" * 64, "acme", "p", "f", ("r1", "*"), 10**31 + 1, 5, 7)
     open_store().add_key(row)

@@ -70,8 +70,12 @@ def engine_of(data_dir: Path, url: str, *, durable: bool) -> Engine:
     if url:
         return _postgresql(make_url(url).set(drivername=DRIVER))
     path = data_dir / STATE_FILE
-    # Made here, because SQLite would make it with the umask's mode; its side files take the mode of this one.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # Made here, because SQLite would make it with the umask's mode; its side files take the mode of this one. A file that
+    # is there is not opened: to close it would drop the locks of every connection that this process has to it.
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     return _sqlite(path, durable=durable)
 
 
