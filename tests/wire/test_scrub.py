@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,47 @@ def test_an_excerpt_is_one_short_line() -> None:
     assert len(excerpt(b"word " * 1000)) == EXCERPT_LETTERS_MAX
     # A key across the cut does not show its beginning.
     assert "sk-" not in excerpt(b"x" * (EXCERPT_LETTERS_MAX - 5) + b" sk-proj-abcdefghijklmnop")
+
+
+ASKED = {
+    "model": "gpt-4o",
+    "user": "siti",
+    "messages": [{"role": "user", "content": 'Is "Rina Wijaya" ill?\nSay why: é'}],
+}
+
+
+@pytest.mark.parametrize("ascii", [False, True])
+def test_what_an_error_repeats_of_the_request_is_taken_out(ascii: bool) -> None:
+    asked = json.dumps(ASKED, ensure_ascii=ascii).encode()
+    words = ASKED["messages"][0]["content"]
+    for message, shown in (
+        ("Invalid user 'siti' of gpt-4o: a user may not", "Invalid user '[hidden]' of gpt-4o: a user may not"),
+        (f"Refused: {words}", "Refused: [hidden]"),
+        (f"Refused: {words[4:20]}… is not", "Refused: [hidden]… is not"),
+        ("The situation is odd", "The situation is odd"),
+    ):
+        body = json.dumps({"message": message}, ensure_ascii=ascii)
+        wanted = json.dumps({"message": shown}, ensure_ascii=ascii)
+        assert excerpt(body.encode(), (), asked) == wanted
+        assert excerpt(message.encode(), (), asked) == " ".join(shown.split())
+
+
+def test_a_request_that_is_no_json_or_too_long_is_not_repeated_either() -> None:
+    assert excerpt(b"you said: tell me all of it", (), b"tell me all of it") == f"you said: {HIDDEN}"
+    assert excerpt(b"you said: tell", (), b'"' + b"x" * (1 << 20) + b'"') == HIDDEN
+
+
+@given(st.text(alphabet="ab c", min_size=1, max_size=60), st.text(alphabet="ab c", max_size=40), st.data())
+def test_no_long_piece_of_a_request_is_left(words: str, around: str, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, len(words)))
+    said = f"{around}{words[start : start + 30]}{around}"
+    left = excerpt(said.encode(), (), json.dumps({"input": words}).encode())
+    pieces = {words[at : at + 12] for at in range(len(words) - 11)}
+    assert not [one for one in pieces if " ".join(one.split()) == one and one in left.replace(HIDDEN, "|")]
+
+
+def test_a_secret_with_a_slash_is_taken_out_of_an_excerpt_when_it_is_escaped() -> None:
+    assert excerpt(rb'{"m":"key ab\/cd"}', ["ab/cd"]) == '{"m":"key [hidden]"}'
 
 
 @given(st.binary(max_size=300))

@@ -74,7 +74,7 @@ class CutOff:
         if changed:
             self._gateway.view.forget_ways()
             self.prober.forget(channel.name)
-            text = excerpt(readable(answer), channel.secrets)
+            text = excerpt(readable(answer), channel.secrets, call.body)
             told = words.Latched(latch, signal.id if signal else "", answer.status, _digest(answer), text)
             self._unheard[latch.subject] = told
             self._gateway.keeper.say(told)
@@ -133,7 +133,7 @@ class CutOff:
                 verdict or "",
                 incident,
                 _digest(answer),
-                excerpt(readable(answer), lane.channel.secrets),
+                excerpt(readable(answer), lane.channel.secrets, call.body),
             )
         )
 

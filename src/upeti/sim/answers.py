@@ -53,8 +53,10 @@ def answer(request: Request, behaviour: Behaviour) -> Answer:
     if behaviour.signal is not None:
         row = behaviour.signal
         return Answer(row.statuses[0], row.example.encode(), headers=tuple(row.example_headers.items()))
-    if "echo" in behaviour:
-        return error(behaviour.number("err", 400), wire, message=f"Wrong, with {_key_of(request)} and all that.")
+    if "echo" in behaviour or ("parrot" in behaviour and "err" in behaviour):
+        asked = f" asking {_words_of(request)!r}" if "parrot" in behaviour else ""
+        key = _key_of(request) if "echo" in behaviour else "your key"
+        return error(behaviour.number("err", 400), wire, message=f"Wrong, with {key}{asked} and all that.")
     if "quota" in behaviour:
         return error(429, wire, "insufficient_quota", "You exceeded your current quota.")
     if "err" in behaviour:
@@ -69,7 +71,7 @@ def answer(request: Request, behaviour: Behaviour) -> Answer:
         model_of(request),
         usage_of(request, behaviour),
         choices_of(request),
-        text_of(behaviour),
+        text_of(behaviour) + (_words_of(request)[::-1] if "parrot" in behaviour else ""),
         behaviour,
         request.json,
     )
@@ -124,6 +126,21 @@ def error(status: int, wire: str, code: str = "", message: str = "") -> Answer:
         body = {"error": {"message": text, "type": kind, "param": None, "code": code or code_default}}
     headers = (("retry-after", "1"),) if status in (429, 503) else ()
     return Answer(status, dumps(body), headers=headers)
+
+
+def _words_of(request: Request) -> str:
+    """Return all texts of the request's body but the model's name and the roles."""
+    return " ".join(_texts(request.json))
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    if isinstance(value, dict):
+        return [text for name, one in value.items() if name not in ("model", "role") for text in _texts(one)]
+    return []
 
 
 def _key_of(request: Request) -> str:

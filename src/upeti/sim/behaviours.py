@@ -54,6 +54,7 @@ WORDS: Final[dict[str, str]] = {
     "quota": "429 insufficient_quota",
     "sig": "sigNAME: the error of a row of providers/facts/signals.toml, its id without dashes",
     "echo": "an error's message holds the key that the request carried",
+    "parrot": "says back what was asked: an error's message the words, an answer the words backwards",
     "filtered": "a content filter ends the answer (finish_reason content_filter)",
     "cut": "cutN: a stream closed after N events (half)",
     "cutbody": "a plain answer closed before its content-length",
