@@ -98,6 +98,11 @@ COMMANDS: Final = {
     "verify-signature": Command(
         "upeti.cli.signing", "verify_signature", "Check who signed a document, and that it was not changed since."
     ),
+    "conduct": Command(
+        "upeti.cli.conduct",
+        "conduct_app",
+        "Cases of tenants that may harvest answers: evidence, warnings, suspensions, appeals.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

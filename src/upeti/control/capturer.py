@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from upeti.control import config_file
 from upeti.control.capture_sink import CaptureSink
+from upeti.control.conduct import ConductSink
 from upeti.control.database import URL_VARIABLE
 from upeti.control.places import Places, TakenError
 from upeti.control.rights import terms_in_force
@@ -144,6 +145,7 @@ def sinks_of(places: Places, store: Store, config: Config, log: Log) -> list[Sin
     sinks: list[Sink] = []
     if config.capture.enabled:
         sinks.append(CaptureSink(places.data_dir, store, config.capture, log))
+    sinks.append(ConductSink(places.data_dir, store, log))  # asleep unless [conduct] is on
     return sinks
 
 
@@ -151,6 +153,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="upeti-capture", description="Takes exchanges; started by the keeper.")
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument(
+        "--settings", default="", help="a digest: with other settings the keeper starts another process"
+    )
     arguments = parser.parse_args()
     os.umask(0o077)
     os.nice(_NICENESS)

@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, func, insert, select, update
@@ -38,6 +38,7 @@ from upeti.rights.conduct.case import (
 
 RULE: Final = "rule:conduct"
 CLOCK: Final = "rule:clock"
+REPORT: Final = "report"  # kind of a case that a person opens
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -110,9 +111,9 @@ def open_case(
     with store.changing() as connection:
         found = _live(connection, kind, tenants)
         if found is None:
-            found = _insert(connection, data_dir, kind, tenants, now_ns, (why, family or kind, evidence))
+            found = _insert(connection, data_dir, kind, tenants, now_ns, _Found(why, family or kind, evidence))
         else:
-            found = _add(connection, data_dir, found, now_ns, (why, family or kind, evidence))
+            found = _add(connection, data_dir, found, now_ns, _Found(why, family or kind, evidence))
         if beginning is State.QUARANTINED and State(found.state) in (State.OPEN, State.WARNED, State.THROTTLED):
             _move(connection, data_dir, found, Move(Event.HOLD, why, until_ns=until_ns), now_ns)
         return found.id
@@ -147,6 +148,19 @@ def see(
     until_ns = now_ns + settings.throttle_days * DAY_NS if event is Event.THROTTLE else 0
     why = f"{len(found)} independent families of evidence in one look: {', '.join(sorted(found))}"
     return move(store, data_dir, case_id, Move(event, why, until_ns=until_ns), at_ns=now_ns)
+
+
+def report(store: Store, data_dir: Path, tenant: str, what: str, *, person: str, why: str) -> Case:
+    """Have a person open a case on something that came from outside, or add to the live one. Raises ``CaseError``."""
+    by, reason = named_person(person), reason_of(why)
+    evidence = {"what": reason_of(what), "reported_by": by}
+    now_ns = time.time_ns()
+    with store.changing() as connection:
+        found = _live(connection, REPORT, (tenant,))
+        entry = _Found(reason, REPORT, evidence, by)
+        if found is None:
+            return _insert(connection, data_dir, REPORT, (tenant,), now_ns, entry)
+        return _add(connection, data_dir, found, now_ns, entry)
 
 
 def move(store: Store, data_dir: Path, case_id: str, wanted: Move, *, at_ns: int | None = None) -> Case:
@@ -231,6 +245,15 @@ def bundle(case: Case, events: Iterable[CaseEvent]) -> bytes:
     return msgspec.json.encode(whole, order="deterministic")
 
 
+class _Found(NamedTuple):
+    """Evidence on its way into a case."""
+
+    why: str
+    family: str
+    evidence: Mapping[str, Any]
+    actor: str = RULE
+
+
 def _move(connection: Connection, data_dir: Path, case: Case, wanted: Move, now_ns: int) -> Case:
     after = following(case.state, wanted.event, person=wanted.person, families=frozenset(case.families))
     why = reason_of(wanted.why)
@@ -260,14 +283,11 @@ def _move(connection: Connection, data_dir: Path, case: Case, wanted: Move, now_
     return _read(connection, case.id)
 
 
-_Found = tuple[str, str, Mapping[str, Any]]  # why, family, evidence
-
-
 def _insert(
     connection: Connection, data_dir: Path, kind: str, tenants: tuple[str, ...], now_ns: int, found: _Found
 ) -> Case:
     number = int(connection.execute(select(func.count()).select_from(cases)).scalar_one()) + 1
-    why, family, evidence = found
+    why, family, evidence, actor = found
     case = Case(f"C-{number:06d}", tenants, kind, State.OPEN, (family,), now_ns, now_ns)
     text = _evidence_text(family, evidence)
     made = act(
@@ -276,18 +296,18 @@ def _insert(
     record_acts(data_dir, made)
     row = msgspec.structs.asdict(case) | {"tenants": list(tenants), "families": [family]}
     connection.execute(insert(cases).values(row))
-    _append(connection, case.id, (now_ns, "open", State.OPEN, RULE, why, made.act_id, text))
+    _append(connection, case.id, (now_ns, "open", State.OPEN, actor, why, made.act_id, text))
     return case
 
 
 def _add(connection: Connection, data_dir: Path, case: Case, now_ns: int, found: _Found) -> Case:
-    why, family, evidence = found
+    why, family, evidence, actor = found
     following(case.state, Event.EVIDENCE, person="", families=frozenset(case.families))
     text = _evidence_text(family, evidence)
     families = sorted({*case.families, family})
-    made = act(now_ns, RULE, "conduct.evidence", case.id, why, family=family, evidence_sha256=_sha256(text))
+    made = act(now_ns, actor, "conduct.evidence", case.id, why, family=family, evidence_sha256=_sha256(text))
     record_acts(data_dir, made)
-    _append(connection, case.id, (now_ns, Event.EVIDENCE, case.state, RULE, why, made.act_id, text))
+    _append(connection, case.id, (now_ns, Event.EVIDENCE, case.state, actor, why, made.act_id, text))
     connection.execute(update(cases).where(cases.c.id == case.id).values(families=families))
     return _read(connection, case.id)
 

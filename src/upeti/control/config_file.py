@@ -229,6 +229,7 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
             headers={name: place(value) or "" for name, value in config.telemetry.headers.items()},
         ),
         channel=tuple(map(channel, config.channel)),
+        conduct=replace(config.conduct, thresholds_file=absolute(config.conduct.thresholds_file)),
         rights=replace(config.rights, terms_files=tuple(map(absolute, config.rights.terms_files))),
         contract=tuple(map(contract, config.contract)),
         key=tuple(map(key, config.key)),

@@ -122,6 +122,7 @@ def _files(config: Config) -> Iterator[Problem]:
         ("gateway.tls_key", config.gateway.tls_key),
         ("money.rates_file", config.money.rates_file),
         ("money.tenants_file", config.money.tenants_file),
+        ("conduct.thresholds_file", config.conduct.thresholds_file),
         *((f"money.price_files[{place}]", file) for place, file in enumerate(config.money.price_files)),
         *((f"channel[{place}].ca_file", channel.ca_file) for place, channel in enumerate(config.channel)),
         *((f"rights.terms_files[{place}]", file) for place, file in enumerate(config.rights.terms_files)),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import signal
 import sys
@@ -293,7 +294,10 @@ class Keeper:
         """Return the arguments of the process that takes exchanges; None when nobody is kept or watched."""
         if self.snapshots.capture is None:
             return None
-        return ["--data-dir", str(self.places.data_dir), "--config", str(self.snapshots.path)]
+        config = self.snapshots.config
+        settings = hashlib.sha256(msgspec.json.encode((config.capture, config.conduct))).hexdigest()
+        places = ["--data-dir", str(self.places.data_dir), "--config", str(self.snapshots.path)]
+        return [*places, "--settings", settings]
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------

@@ -503,6 +503,13 @@ class Conduct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     throttle_calls_per_minute: Annotated[
         int, Meta(ge=1, description="Calls a minute of a tenant that a case throttles.")
     ] = 60
+    thresholds_file: Annotated[
+        str,
+        Meta(
+            description="When a look counts as evidence, in place of what is shipped: a copy of "
+            "`upeti/rights/conduct/thresholds.toml` with your changes."
+        ),
+    ] = ""
     throttle_days: Annotated[
         int, Meta(ge=1, le=90, description="A throttle by rule ends by itself after so many days; a person's does not.")
     ] = 14

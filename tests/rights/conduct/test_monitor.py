@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -10,29 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.conduct_side import body, question, small, task
 from upeti.rights.conduct.monitor import DRIFT, PURPOSE, SIGNS, Call, Finding, Monitor, MonitorState, Surroundings
-from upeti.rights.conduct.thresholds import thresholds
 
 SALT = b"the salt of the tests"
 HOUR_NS = 3600 * 10**9
 WINDOW = 200
-QUICK = msgspec.structs.replace(
-    thresholds(), windows=msgspec.structs.replace(thresholds().windows, calls=WINDOW, reference_calls=2 * WINDOW)
-)
-_WORDS = ("card", "money", "transfer", "account", "refund", "top-up", "pin", "statement", "rate", "fee", "app", "phone")
-
-
-def question(dice: random.Random) -> str:
-    words = " ".join(dice.choices(_WORDS, k=dice.randint(2, 9)))
-    opening = dice.choice(["Why is my", "Where is the", "my", "Can I get a", "please help:"])
-    return f"{opening} {words}{dice.choice(['?', '', '.'])}"
-
-
-def task(dice: random.Random) -> str:
-    listed = "\n".join(
-        f"Task {place}: {' '.join(dice.choices(_WORDS, k=dice.randint(4, 20)))}" for place in range(1, 9)
-    )
-    return f"Come up with a series of tasks. Think step by step.\n{listed}\nTask 9:"
+QUICK = small(WINDOW)
 
 
 class Tenants:
@@ -44,8 +27,7 @@ class Tenants:
 
     def call(self, text: str, *, tenant: str = "acme", key: str = "k1", system: str = "", **fields: Any) -> Call:
         self.number += 1
-        messages = [{"role": "system", "content": system}] * bool(system) + [{"role": "user", "content": text}]
-        request = json.dumps({"messages": messages, **fields}).encode()
+        request = body(text, system, **fields)
         return Call(f"req_{self.number}", self.number * 60 * 10**9, tenant, key, "", "chat_completions", request)
 
     def honest(self, calls: int, **options: Any) -> Iterator[Call]:
@@ -54,7 +36,7 @@ class Tenants:
 
 
 def taken(monitor: Monitor, calls: Iterator[Call] | list[Call]) -> list[Finding]:
-    return [finding for call in calls for finding in monitor.take(call)]
+    return [finding for call in calls for finding in monitor.take(call)[1]]
 
 
 def families(findings: list[Finding]) -> list[list[str]]:
@@ -198,6 +180,6 @@ def test_what_is_kept_survives_and_holds_no_text() -> None:
 
 def test_calls_without_text_are_passed_over(monitor: Monitor) -> None:
     embed = Call("req_1", 1, "acme", "k1", "", "embeddings", b'{"input": "text"}')
-    assert monitor.take(embed) == []
-    assert monitor.take(msgspec.structs.replace(embed, wire="chat_completions", request=b"{")) == []
+    assert monitor.take(embed) == ([], [])
+    assert monitor.take(msgspec.structs.replace(embed, wire="chat_completions", request=b"{")) == ([], [])
     assert monitor.state.units == {}

@@ -46,6 +46,7 @@ class Unit(msgspec.Struct):
     ratios: list[float] = []
     looks: int = 0
     seen: list[int] = []
+    last: dict[str, Any] = {}  # the last look, for who asks how it stands
 
 
 class MonitorState(msgspec.Struct):
@@ -97,19 +98,20 @@ class Monitor:
         self._about = about or Surroundings()
         self._templates = Templates()
 
-    def take(self, call: Call) -> list[Finding]:
-        """Note a call; return the findings of the windows that it filled."""
+    def take(self, call: Call) -> tuple[list[str], list[Finding]]:
+        """Note a call; return its units, and the findings of the windows that it filled."""
         note = self.note_of(call)
         if note is None:
-            return []
+            return [], []
         found = []
-        for name in self._units_of(note):
+        units = self._units_of(note)
+        for name in units:
             unit = self.state.units.setdefault(name, Unit())
             unit.notes.append(note)
             if len(unit.notes) >= self._limits.windows.calls:
                 found.append(self.look(name))
         self._remember(note)
-        return found
+        return units, found
 
     def note_of(self, call: Call) -> Note | None:
         """Return what is kept of a call; None when it asks for no text."""
@@ -167,6 +169,9 @@ class Monitor:
         self._learn(unit, window, shapes, dice, clean=not families)
         if compared is not None and not families:
             unit.ratios = [*unit.ratios, compared.ratio][-_RATIOS_KEPT:]
+        p = compared.p if compared is not None else None
+        fired = [sign.name for sign in found if sign.fires]
+        unit.last = {"at_ns": window[-1].at_ns, "p": p, "signs": fired, "families": sorted(families)}
         shared = _shared_evidence(name, window, msgspec.to_builtins(found))
         return Finding(name, tenants, {family: evidence | shared for family, evidence in families.items()})
 

@@ -10,7 +10,10 @@ from typing import Final
 
 import msgspec
 
+from upeti.core.errors import ConfigError
+
 _FILE: Final = "thresholds.toml"
+_CALLS_MIN: Final = 20  # fewer say nothing of anybody
 
 
 class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,5 +62,17 @@ class Thresholds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def thresholds() -> Thresholds:
     """Return what is shipped."""
-    text = files("upeti.rights.conduct").joinpath(_FILE).read_text(encoding="utf-8")
-    return msgspec.convert(tomllib.loads(text), Thresholds)
+    return parse(files("upeti.rights.conduct").joinpath(_FILE).read_text(encoding="utf-8"), _FILE)
+
+
+def parse(text: str, name: str) -> Thresholds:
+    """Return the thresholds that ``text`` says. Raises ``ConfigError`` that calls it ``name``."""
+    try:
+        made = msgspec.convert(tomllib.loads(text), Thresholds)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{name}: {error}; compare it with the {_FILE} that is shipped") from None
+    if made.windows.calls < _CALLS_MIN or made.windows.reference_calls < made.windows.calls:
+        raise ConfigError(
+            f"{name}: windows need at least {_CALLS_MIN} calls, and the past as many as a window; raise them"
+        )
+    return made
