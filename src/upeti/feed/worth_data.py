@@ -138,7 +138,8 @@ def _used(connection: duckdb.DuckDBPyConnection, given: dict[str, Any]) -> tuple
         times,
     ).fetchall()
     row = connection.execute("SELECT count(*) FROM impressions WHERE at_ns >= ? AND at_ns < ?", times).fetchone()
-    return {(item, version) for item, version in pairs}, int(row[0]) if row else 0
+    used = {(item, version) for item, versions in pairs for version in versions.split(",")}  # one of each source
+    return used, int(row[0]) if row else 0
 
 
 def _observed(

@@ -61,6 +61,7 @@ WORDS: Final[dict[str, str]] = {
     "reset": "the connection is reset: before the answer, or with cut within it",
     "garbage": "answers what is not HTTP",
     "badjson": "200 with a body that is not JSON",
+    "prose": "an answer in prose, though a JSON schema was asked for",
 }
 
 # Too short to mean anything without a number: ``sign-in`` is a name.

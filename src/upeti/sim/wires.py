@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from upeti.sim.behaviours import Behaviour
+from upeti.sim.structured import structured_text
 from upeti.sim.values import CREATED_S, TOKENS, UNKNOWN_FIELD, Answer, Event, Usage, dumps
 
 STREAM_TYPE: Final = "text/event-stream; charset=utf-8"
@@ -106,11 +107,12 @@ def _plain(call: Call, body: dict[str, Any], usage: dict[str, Any], *, split_rea
 
 def chat_completions(call: Call) -> Answer:
     per_choice = list(call.tokens())
+    structured = None if "prose" in call.behaviour else structured_text(call.asked)
     choices = []
     for index in range(call.choices):
         message = {
             "role": "assistant",
-            "content": "".join(per_choice[index :: call.choices]),
+            "content": structured or "".join(per_choice[index :: call.choices]),
             "refusal": None,
         }
         choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": call.finish})
