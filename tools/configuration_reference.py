@@ -50,6 +50,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[capture]", config.Capture),
     ("[[capture.rule]]", config.RedactionRule),
     ("[conduct]", config.Conduct),
+    ("[feed]", config.Feed),
 ]
 
 

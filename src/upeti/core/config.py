@@ -556,6 +556,50 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: tuple[RedactionRule, ...] = ()
 
 
+class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[feed]`: a personal feed of your items, beside the gateway (`pip install 'upeti[feed]'`). See [feed](feed.md)."""
+
+    enabled: Annotated[
+        bool, Meta(description="`upeti serve` starts the feed service too. `upeti feed serve` starts it alone.")
+    ] = False
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port to listen on; 0 lets the system choose one.")] = 8082
+    url: Annotated[
+        str,
+        Meta(
+            description="`postgresql://USER@HOST:PORT/DATABASE` for items, users and feedback. Empty: SQLite in `data_dir`. One "
+            "service at a time writes it."
+        ),
+    ] = ""
+    diversity: Annotated[
+        float, Meta(ge=0, le=1, description="How much unlike things are preferred: 0 is the plain ranking.")
+    ] = 0.1
+    per_creator_max: Annotated[
+        int, Meta(ge=1, description="Items of one creator in one answer, where there are others.")
+    ] = 3
+    explore_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="Probability with which the fifth place, and every tenth after it, goes to an item that few have seen.",
+        ),
+    ] = 0.1
+    safe_only: Annotated[
+        bool, Meta(description="Show only what a safety label calls safe; what has no label is not shown.")
+    ] = False
+    refit_minutes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="How often a new ranker is trained and put before the gate; 0: only by `upeti feed refit`.",
+        ),
+    ] = 60
+    embed: Annotated[
+        bool, Meta(description="Embed items with the packaged MiniLM, on this machine, where no enrichment has.")
+    ] = True
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`upeti.toml`."""
 
@@ -580,3 +624,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     alerts: Alerts = msgspec.field(default_factory=Alerts)
     conduct: Conduct = msgspec.field(default_factory=Conduct)
     capture: Capture = msgspec.field(default_factory=Capture)
+    feed: Feed = msgspec.field(default_factory=Feed)

@@ -1,8 +1,8 @@
 """Bringing data in: MovieTweetings, RankLens, and anybody's CSV or Parquet files.
 
 Rules: rows are checked as the API checks them; a bad one is named by file and line, and nothing is imported unless it may
-be left out. What is imported twice counts once. The films of MovieTweetings are dated by their first rating, because the
-file knows nothing better; a real catalogue knows when something was published.
+be left out. What is imported twice counts once. The films of MovieTweetings are all dated by the first rating of any: the
+file does not say when each came, and a film's own first rating would tell the ranker when it is going to be rated.
 """
 
 from __future__ import annotations
@@ -81,13 +81,11 @@ def movietweetings(directory: Path) -> Data:
     A rating is feedback of the kind ``rate`` with its value, 0 to 10. Raises ``ImportingError``.
     """
     ratings = []
-    first_ns: dict[str, int] = {}
     for fields in _dat(directory / "ratings.dat", 4):
         user, film, rating, at = fields
-        at_ns = int(at) * _NS
-        ratings.append(Feedback("rate", user, film, float(rating), at_ns))
-        first_ns[film] = min(first_ns.get(film, at_ns), at_ns)
+        ratings.append(Feedback("rate", user, film, float(rating), int(at) * _NS))
     ratings.sort(key=lambda rating: rating.at_ns)
+    first_ns = ratings[0].at_ns if ratings else 0
     films = []
     for film, title, genres in _dat(directory / "movies.dat", 3):
         named = _YEAR.match(title)
@@ -96,7 +94,7 @@ def movietweetings(directory: Path) -> Data:
             labels["year"] = int(named.group(2))
         if genres:
             labels["genre"] = genres.lower().split("|")
-        films.append(Item(film, labels=labels, at_ns=first_ns.get(film, 0)))
+        films.append(Item(film, labels=labels, at_ns=first_ns))
     return Data(films, ratings)
 
 
