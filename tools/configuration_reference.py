@@ -90,6 +90,8 @@ def _shown(value: Any) -> str:
             return f"`{str(value).lower()}`"
         case int():
             return f"`{value:_}`" if value >= 10_000 else f"`{value}`"
+        case float():
+            return f"`{value}`"
         case tuple():
             return f"`{list(value)}`"
         case _:
@@ -137,7 +139,7 @@ def _values(kind: Any) -> str:
         return "list of numbers" if _bare(get_args(bare)[0]) is int else "list of texts"
     if get_origin(bare) is dict:
         return "table of texts"
-    if bare is int:
+    if bare in (int, float):
         low = next((note.ge for note in _notes(kind) if note.ge is not None), None)
         high = next((note.le for note in _notes(kind) if note.le is not None), None)
         if low is not None and high is not None:

@@ -15,7 +15,7 @@ from upeti.feed.store import FeedStore, FeedStoreError
 
 @pytest.fixture
 def store(tmp_path: Path, state_url: str) -> FeedStore:
-    return FeedStore(tmp_path, url=state_url.replace("postgresql://", "postgresql+psycopg://"))
+    return FeedStore(tmp_path, url=state_url)
 
 
 def test_feedback_counts_once(store: FeedStore) -> None:

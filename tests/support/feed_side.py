@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import httpx
+import uvicorn
+
+from support.keeper_side import until
+from upeti.core.config import Feed
+from upeti.feed.api import create_app
+from upeti.feed.http import unknown_key
 from upeti.feed.items import Feedback, Item, checked_feedback, checked_item
+from upeti.feed.service import FeedService
 from upeti.feed.store import FeedStore
 
 NOW_NS = 1_790_000_000 * 10**9
@@ -27,3 +42,52 @@ def filled(directory: Path) -> FeedStore:
     store.put_items(T, [item("a", genre=["war"]), item("b", genre=["love"]), item("c")])
     store.add_feedback(T, [click("ana", "a")])
     return store
+
+
+KEYS = {"key-of-acme": T, "key-of-beta": "beta"}
+
+
+def tenant_of(digest: bytes) -> str:
+    for key, tenant in KEYS.items():
+        if sha256(key.encode()).digest() == digest:
+            return tenant
+    raise unknown_key()
+
+
+class FeedServer:
+    """A feed service on a real port, in a thread of this process."""
+
+    def __init__(self, directory: Path, settings: Feed | None = None) -> None:
+        self.service = FeedService(directory, settings or Feed(embed=False, refit_minutes=0), say=lambda _text: None)
+        self.said: list[str] = []
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        app = create_app(self.service, tenant_of)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+        until(lambda: self._server.started)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+
+    def call(self, method: str, path: str, body: object = None, key: str = "key-of-acme", **headers: str) -> Any:
+        """Return (status, JSON)."""
+        given = {"X-API-Key": key, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        with httpx.Client(timeout=30) as client:
+            answer = client.request(method, self.url + path, content=content, headers=given)
+        return answer.status_code, answer.json()
+
+
+@contextmanager
+def feed_server(directory: Path, settings: Feed | None = None) -> Iterator[FeedServer]:
+    server = FeedServer(directory, settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -291,7 +291,7 @@ class _Compilation:
                 cure = f"choose another id; `upeti keys revoke {key.id}` does not free it"
                 self._problems.append(Problem(f"{path}.id", f"the state has a key `{key.id}` too", cure))
             try:
-                digest = bytes.fromhex(key.sha256) if key.secret is None else _digest_of(key.secret)
+                digest = bytes.fromhex(key.sha256) if key.secret is None else digest_of(key.secret)
             except ConfigError as error:
                 what, _, cure = str(error).partition("; ")
                 self._problems.append(Problem(f"{path}.secret", f"key `{key.id}`: {what}", cure))
@@ -435,7 +435,7 @@ def _first_channel(routes: Iterable[RouteView]) -> str:
     return next((route.candidates[0].channel for route in routes), "")
 
 
-def _digest_of(secret: str) -> bytes:
+def digest_of(secret: str) -> bytes:
     """Return the SHA-256 of a client key that is kept in the environment or a file. Raises ``ConfigError``."""
     kind, _, name = secret.partition(":")
     if kind == "env":

@@ -144,6 +144,7 @@ class Keeper:
         for name, module, arguments in (
             ("telemetry", "upeti.control.telemetry", self._telemetry),
             ("capture", "upeti.control.capturer", self._capturer),
+            ("feed", "upeti.control.feed_service", self._feed),
         ):
             self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
@@ -298,6 +299,14 @@ class Keeper:
         settings = hashlib.sha256(msgspec.json.encode((config.capture, config.conduct))).hexdigest()
         places = ["--data-dir", str(self.places.data_dir), "--config", str(self.snapshots.path)]
         return [*places, "--settings", settings]
+
+    def _feed(self) -> list[str] | None:
+        """Return the arguments of the feed service; None when none is wanted."""
+        config = self.snapshots.config
+        if not config.feed.enabled:
+            return None
+        shown = msgspec.json.encode((config.feed, config.key, config.journal.durability)).decode()
+        return ["--config", str(self.snapshots.path), "--settings", shown]
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------

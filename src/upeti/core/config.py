@@ -581,7 +581,7 @@ class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         Meta(
             ge=0,
-            lt=1,
+            le=1,
             description="Probability with which the fifth place, and every tenth after it, goes to an item that few have seen.",
         ),
     ] = 0.1

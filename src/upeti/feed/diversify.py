@@ -26,7 +26,7 @@ EXPLORED_EVERY: Final = 10
 class Chosen(NamedTuple):
     """One place of the list."""
 
-    index: int  # into the candidates, or into the pool when it is explored
+    at: int  # into the candidates, or into the pool when it is explored
     is_explored: bool
     propensity: float
 

@@ -20,7 +20,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from upeti.core.errors import UpetiError
-from upeti.feed.evaluation import Case, Event, score, shape
+from upeti.feed.evaluation import Case, Event, Floats, score, shape
 from upeti.feed.experiment import GROUPS, Experiment
 from upeti.feed.experiments import Experiments
 from upeti.feed.features import NAMES, features_of
@@ -197,8 +197,8 @@ def _judged(
 ) -> tuple[Verdict, tuple[float, float, float]]:  # fmt: skip
     """Return the gate's verdict and NDCG@10 of the new ranker, the live one and popularity."""
     if ranker is None:
-        reasons = ("nobody took anything that was proposed: there is nothing to train on",)
-        return Verdict(False, reasons, {}), (np.nan, np.nan, np.nan)
+        nothing = "nobody took anything that was proposed: there is nothing to train on"
+        return Verdict(False, (nothing,), {}), (np.nan, np.nan, np.nan)
     ids = state.catalogue.ids
     cases = cases_of(held_back, ids, lambda feed: ranker.score(feed.features))
     popular = score(cases_of(held_back, ids, lambda feed: popularity(feed.features)))
@@ -206,14 +206,18 @@ def _judged(
     lists = [case.ranked for case in cases]
     found = Entry(ranker.version, score(cases), shape(lists, ids, counted), _leaks(store, tenant, feedback))
     if live is None:
-        against = Entry("popularity", popular)
-        ndcg_live = np.nan
-    else:
-        live_cases = cases_of(held_back, ids, lambda feed: live.score(feed.features))
-        against = Entry(live.version, score(live_cases), shape([case.ranked for case in live_cases], ids, counted))
-        ndcg_live = float(against.scores.ndcg.mean()) if len(live_cases) else np.nan
-    mean = lambda values: float(values.mean()) if len(values) else np.nan  # noqa: E731
-    return judge(found, against), (mean(found.scores.ndcg), ndcg_live, mean(popular.ndcg))
+        verdict = judge(found, None)
+        if _mean(found.scores.ndcg) < _mean(popular.ndcg):
+            reasons = (*verdict.reasons, "it ranks worse than popularity, which serves without a model")
+            verdict = Verdict(False, reasons, verdict.gains)
+        return verdict, (_mean(found.scores.ndcg), np.nan, _mean(popular.ndcg))
+    live_cases = cases_of(held_back, ids, lambda feed: live.score(feed.features))
+    against = Entry(live.version, score(live_cases), shape([case.ranked for case in live_cases], ids, counted))
+    return judge(found, against), (_mean(found.scores.ndcg), _mean(against.scores.ndcg), _mean(popular.ndcg))
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else np.nan
 
 
 def _leaks(store: FeedStore, tenant: str, feedback: Sequence[Feedback]) -> tuple[Leak, ...]:

@@ -83,8 +83,8 @@ def _user_scores(state: FeedState, profile: Profile, now_s: float) -> dict[str, 
         scores["als"] = values
     if models.neighbours is not None:
         even = np.ones(len(history), np.float32)
-        scores["neighbours"] = models.neighbours.scores(history, even / len(history), size)
-        scores["neighbours_last"] = models.neighbours.scores(history[-LAST:], even[-LAST:] / LAST, size)
+        scores["neighbours"] = models.neighbours.scores(history, even / np.float32(len(history)), size)
+        scores["neighbours_last"] = models.neighbours.scores(history[-LAST:], even[-LAST:] / np.float32(LAST), size)
         recent = models.neighbours_recent or models.neighbours
         scores["neighbours_recent"] = recent.scores(history, weights / (weights.sum() + 1e-6), size)
     known = state.catalogue.has_vector[history]

@@ -31,7 +31,7 @@ NUMBER_MAX: Final = 200  # items of one answer; what is past them is another pag
 NOT_PROFILED: Final = Arm("not_profiled", frozenset({POPULARITY, METADATA}))
 _POOL_EVENTS_MAX: Final = 5.0  # an item with fewer events may be explored
 _POOL_MAX: Final = 200
-_ENRICHED_COLUMNS: Final = [number for number, group in enumerate(FEATURES.values()) if group in ENRICHMENTS]
+_ENRICHED_COLUMNS: Final = np.array([number for number, group in enumerate(FEATURES.values()) if group in ENRICHMENTS])
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -251,10 +251,10 @@ class TenantFeed:
         self, answer: FeedAnswer, request: FeedRequest, now_ns: int, rank: int, one: Chosen, found: Candidates,
         scores: Floats, rows: NDArray[np.float32], pool: Places, profile: Profile,
     ) -> None:  # fmt: skip
-        place = int(pool[one.index] if one.is_explored else found.places[one.index])
-        bits = 0 if one.is_explored else int(found.sources[one.index])
-        score = 0.0 if one.is_explored else float(scores[one.index])
-        seen = {} if one.is_explored else _known(rows[one.index])
+        place = int(pool[one.at] if one.is_explored else found.places[one.at])
+        bits = 0 if one.is_explored else int(found.sources[one.at])
+        score = 0.0 if one.is_explored else float(scores[one.at])
+        seen = {} if one.is_explored else _known(rows[one.at])
         sources = ("explore",) if one.is_explored else names(bits)
         item = self.state.catalogue.ids[place]
         reason = reason_of(self.state, profile, place, bits, explored=one.is_explored, profiled=answer.profiled)

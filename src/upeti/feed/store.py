@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, insert, select, text
+from sqlalchemy import Connection, Engine, Table, create_engine, delete, event, func, insert, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from upeti.core.errors import UpetiError
@@ -47,7 +47,7 @@ class FeedStore:
         """
         self.directory = data_dir / FEED_DIR
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.engine = create_engine(url) if url else _sqlite(self.directory / _FILE, durable=durable)
+        self.engine = _postgresql(url) if url else _sqlite(self.directory / _FILE, durable=durable)
         self._is_sqlite = not url
         with self.writing() as connection:
             _bring_up_to_date(connection)
@@ -286,6 +286,16 @@ def _bring_up_to_date(connection: Connection) -> None:
     for version in range(found + 1, tables.SCHEMA + 1):
         _STEPS[version](connection)
         connection.execute(insert(tables.schema).values(version=version))
+
+
+def _postgresql(url: str) -> Engine:
+    """Raises ``FeedStoreError`` when the driver is not there."""
+    try:
+        return create_engine(make_url(url).set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise FeedStoreError(
+            "the feed's store is in PostgreSQL and its driver is not installed: `pip install 'upeti[postgres]'`"
+        ) from None
 
 
 def _sqlite(path: Path, *, durable: bool) -> Engine:
