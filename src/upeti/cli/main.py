@@ -102,6 +102,7 @@ COMMANDS: Final = {
         "upeti.cli.conduct",
         "conduct_app",
         "Cases of tenants that may harvest answers: evidence, warnings, suspensions, appeals.",
+    ),
     "feed": Command(
         "upeti.cli.feed", "feed_app", "Serve a personal feed, bring data in, train its ranker, see it at work."
     ),
