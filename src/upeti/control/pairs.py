@@ -299,7 +299,10 @@ def expire(store: Store, bodies: Bodies, *, before_ns: int) -> Erased:
 
 
 def sweep(store: Store, bodies: Bodies, *, now_s: float) -> int:
-    """Erase bodies that no pair has: their process was killed before it wrote of them. Return how many."""
+    """Erase bodies that no pair has: their process was killed before it wrote of them, or an erasure was broken off
+    before it came to them. Return how many.
+    """
+    bodies.tidy(now_s - _ORPHAN_S)
     old = [digest for digest, at_s in bodies.kept() if at_s < now_s - _ORPHAN_S]
     gone = 0
     for start in range(0, len(old), _AT_ONCE):

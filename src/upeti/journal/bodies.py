@@ -40,6 +40,9 @@ class Place(Protocol):
 
     def names(self) -> Iterator[tuple[str, float]]: ...
 
+    def tidy(self, before_s: float) -> None:
+        """Remove what a process that was killed had half written, before a time in seconds since 1970."""
+
 
 class Bodies:
     """All bodies of one Upeti."""
@@ -77,6 +80,10 @@ class Bodies:
         for name, at_s in self._place.names():
             if name.endswith(_SUFFIX):
                 yield name.rpartition("/")[2].removesuffix(_SUFFIX), at_s
+
+    def tidy(self, before_s: float) -> None:
+        """Remove what was half written before a time, in seconds since 1970."""
+        self._place.tidy(before_s)
 
 
 def _name(digest: str) -> str:
@@ -129,6 +136,14 @@ class Directory:
             except FileNotFoundError:
                 continue  # erased meanwhile
 
+    def tidy(self, before_s: float) -> None:
+        for path in self._root.glob(f"*/*{_SUFFIX}.*"):
+            try:
+                if path.stat().st_mtime < before_s:
+                    path.unlink()
+            except FileNotFoundError:
+                continue
+
 
 class Address:
     """Any place that fsspec knows, such as a bucket. What is written there appears whole, which such stores promise."""
@@ -138,7 +153,8 @@ class Address:
             import fsspec
 
             self._files: Any
-            self._files, root = fsspec.core.url_to_fs(url)
+            # What was listed is not remembered: another process erases, and a body that comes again must be written again.
+            self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except (ImportError, ValueError) as error:
             raise ConfigError(f"[capture] url = {url!r} cannot be used: {error}; pip install 'upeti[s3]'") from None
         self._root = root.rstrip("/")
@@ -157,8 +173,11 @@ class Address:
         return data
 
     def remove(self, name: str) -> bool:
+        path = f"{self._root}/{name}"
+        if not self._files.exists(path):  # S3 removes what is not there without a word
+            return False
         try:
-            self._files.rm_file(f"{self._root}/{name}")
+            self._files.rm_file(path)
         except FileNotFoundError:
             return False
         return True
@@ -168,3 +187,6 @@ class Address:
         for path, about in found.items():
             at = about.get("LastModified") or about.get("mtime") or about.get("created") or 0.0
             yield path.removeprefix(f"{self._root}/"), at.timestamp() if hasattr(at, "timestamp") else float(at)
+
+    def tidy(self, before_s: float) -> None:
+        """Such places show no half of anything."""
