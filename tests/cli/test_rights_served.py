@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import signal
 import time
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.upeti_process import CONFIG, KEY, UpetiProcess, in_background, upeti_process
+from support.steady_caller import Caller
+from support.upeti_process import CONFIG, UpetiProcess, upeti_process
 
 TWO = (
     CONFIG.replace("[[route]]", '[[channel]]\nname = "second"\nkind = "openai_compatible"\n{second}\n[[route]]')
@@ -20,33 +19,6 @@ TWO = (
     .replace('candidate = [{{ channel = "sim" }}]', 'candidate = [{{ channel = "sim" }}, {{ channel = "second" }}]')
     + '\n[[route]]\nname = "only"\ncandidate = [{{ channel = "sim" }}]\n'
 )
-
-
-class Caller:
-    """Calls one after the other on a kept connection; notes when each was sent and who answered it."""
-
-    def __init__(self, gateway: str) -> None:
-        self.seen: list[tuple[float, int, str]] = []
-        self.stopped = False
-        self._where = urllib.parse.urlsplit(gateway).netloc
-        self._thread = in_background(self._run)
-
-    def _run(self) -> None:
-        line = http.client.HTTPConnection(self._where, timeout=20)
-        body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
-        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-        while not self.stopped:
-            sent_s = time.monotonic()
-            line.request("POST", "/v1/chat/completions", body, headers)
-            answer = line.getresponse()
-            answer.read()
-            self.seen.append((sent_s, answer.status, str(answer.headers["x-upeti-served-by"]).partition("/")[0]))
-        line.close()
-
-    def stop(self) -> list[tuple[float, int, str]]:
-        self.stopped = True
-        self._thread.join()
-        return self.seen
 
 
 def rights(process: UpetiProcess, *arguments: str) -> Any:

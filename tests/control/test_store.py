@@ -18,7 +18,15 @@ from sqlalchemy import exc
 
 from support.postgres import Postgres
 from upeti.control import store as store_module
-from upeti.control import tables, tables_capture, tables_conduct, tables_drills, tables_latches, tables_rights
+from upeti.control import (
+    tables,
+    tables_capture,
+    tables_conduct,
+    tables_drills,
+    tables_latches,
+    tables_lineage,
+    tables_rights,
+)
 from upeti.control.keys import KeyRow
 from upeti.control.ports import free_port
 from upeti.control.store import HEAD, Store, StoreError, insert_new
@@ -128,6 +136,7 @@ def test_migrations_make_the_tables_that_the_code_knows(open_store: OpenStore) -
     assert tables_conduct.metadata is tables.metadata
     assert tables_latches.metadata is tables.metadata
     assert tables_capture.metadata is tables.metadata
+    assert tables_lineage.metadata is tables.metadata
     assert tables_drills.metadata is tables.metadata
 
 

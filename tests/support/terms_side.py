@@ -173,3 +173,17 @@ def worlds(draw: Any) -> Terms:
         denials=tuple(draw(_several(denials, 0, 1))),
         channels=frozenset(CHANNELS[: draw(st.integers(1, 2))]),
     )
+
+
+def a_world(random: Random) -> Terms:
+    """Terms drawn without Hypothesis, where each is used for many things."""
+    made = tuple(_clause(random, number) for number in range(3))
+    return Terms(
+        contracts=_contracts(random, 0),
+        clauses=made,
+        bindings=tuple(_binding(random, number) for number in range(3)),
+        reviews=tuple(review_of(clause, random.randrange(9999)) for clause in made if random.random() < 0.6),
+        grants=tuple(_grant(random, number) for number in range(3)),
+        denials=tuple(_denial(random, number) for number in range(random.randrange(2))),
+        channels=frozenset(CHANNELS),
+    )

@@ -94,6 +94,15 @@ COMMANDS: Final = {
     "capture": Command(
         "upeti.cli.capture", "capture_app", "Kept questions and answers: consent, what is there, erasure."
     ),
+    "dataset": Command(
+        "upeti.cli.dataset", "dataset_app", "Data sets out of kept pairs: every row by permission, signed, audited."
+    ),
+    "models": Command("upeti.cli.models", "models_app", "Own models: what each rests on, its papers, its stage."),
+    "lineage": Command(
+        "upeti.cli.models",
+        "lineage",
+        "Show what hangs together: what a model rests on, and what a clause, a grant, a consent or a call touches.",
+    ),
     "signing-key": Command("upeti.cli.signing", "signing_app", "The key that manifests and reports are signed with."),
     "verify-signature": Command(
         "upeti.cli.signing", "verify_signature", "Check who signed a document, and that it was not changed since."

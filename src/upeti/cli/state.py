@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -16,6 +16,8 @@ from upeti.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from upeti.control.store import Store
+    from upeti.journal.bodies import Bodies
+    from upeti.rights.terms import Terms
 
 
 def state_of(config: Path | None) -> tuple[Path, str]:
@@ -72,5 +74,36 @@ def open_books(config: Path | None, data_dir: Path | None) -> Iterator[Store]:
         store = Store(data_dir_of(None, data_dir))
     try:
         yield store
+    finally:
+        store.close()
+
+
+class Opened(NamedTuple):
+    """What commands about rights, data sets and models work with."""
+
+    store: Store
+    terms: Terms
+    bodies: Bodies
+
+
+@contextmanager
+def opened_rights(config: Path | None, *, terms: bool = True) -> Iterator[Opened]:
+    """Open state, terms and bodies that the configuration names; without ``terms`` it may be in the middle of being edited.
+
+    Raises ``ConfigError``, ``StoreError``.
+    """
+    from upeti.control import config_file
+    from upeti.control.rights import terms_in_force
+    from upeti.journal.bodies import bodies_at
+    from upeti.rights.terms import Terms
+
+    path = config or Path(CONFIG_FILE)
+    store = open_state(config)
+    try:
+        if terms:
+            settings = config_file.read(path).config
+            yield Opened(store, terms_in_force(store, settings), bodies_at(store.data_dir, settings.capture.url))
+        else:
+            yield Opened(store, Terms(), bodies_at(store.data_dir, ""))
     finally:
         store.close()

@@ -23,6 +23,7 @@ from upeti.control.alerts import alert_of, all_alerts
 from upeti.control.api_capture import add_capture
 from upeti.control.api_channels import add_channels
 from upeti.control.api_conduct import add_conduct
+from upeti.control.api_lineage import add_lineage
 from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
@@ -229,6 +230,7 @@ def create_app(keeper: Keeper) -> FastAPI:
     _add_budgets(app, keeper, authorize)
     add_rights(app, keeper, authorize)
     add_capture(app, keeper, authorize)
+    add_lineage(app, keeper, authorize)
     add_channels(app, keeper, authorize)
     add_conduct(app, keeper, authorize)
     return app

@@ -69,6 +69,7 @@ class State(msgspec.Struct, frozen=True):
     frozen: frozenset[str] = frozenset()  # roots
     effects: Effects = Effects()  # of cases of conduct
     consents: dict[str, tuple[str, ...]] = {}  # tenant → features; (): all
+    not_served: dict[str, dict[str, str]] = {}  # channel → own model → act that took it out of service
     terms: Terms = Terms()
     at_ns: int = 0  # moment for which rights are decided
     latches: tuple[Latch, ...] = ()
@@ -160,6 +161,7 @@ class _Compilation:
             budgets=(*budgets, *throttles),
             frozen=self._state.frozen,
             capture=self._capture(),
+            not_served=self._state.not_served,
             suspended=self._state.effects.suspended,
             notices=notices_for(self._state.effects, config.conduct),
             latches=tuple(latch for latch in self._state.latches if latch.subject.channel in channels),

@@ -21,6 +21,7 @@ from upeti.control.compile import Placement, State, compile_snapshot, watched_fi
 from upeti.control.config_file import Document
 from upeti.control.latches import all_latches
 from upeti.control.ledger import Ledger
+from upeti.control.models import not_served, quarantine_touched
 from upeti.control.places import Places, write_private
 from upeti.control.rights import terms_of_files, with_state
 from upeti.control.store import Store
@@ -138,6 +139,8 @@ class Snapshots:
         last = None if read_terms else self._terms_of_files
         of_files = terms_of_files(document.config) if last is None else last
         terms = with_state(self._store, of_files)
+        for touched in quarantine_touched(self._store, terms, now_ns):
+            self._log.warning("quarantined", f"routes go on without {touched.id}: {touched.stage_why}")
         state = State(
             keys=self._store.all_keys(),
             sealed=self._store.sealed_secrets(),
@@ -147,6 +150,7 @@ class Snapshots:
             effects=effects(self._store),
             consents={tenant: one.features for tenant, one in consents.in_force(self._store).items()},
             latches=tuple(row.latch for row in all_latches(self._store)),
+            not_served=not_served(self._store),
             terms=terms,
             at_ns=now_ns,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from upeti import __version__
-from upeti.core.errors import BadRequest, ConfigError, Forbidden, NotFound
+from upeti.core.errors import BadRequest, ConfigError, Forbidden, NotFound, Overloaded
 from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, check_served, identify
 from upeti.gateway.health import Breaker
@@ -322,7 +322,7 @@ class LiveView:
                 f"No candidate of the route {route.name!r} takes this API: /v1/messages goes to channels of kind "
                 "anthropic, everything else to the others.",
             )
-        lanes = self._permitted(lanes, caller, feature)
+        lanes = self._permitted(self._without_quarantined(lanes), caller, feature)
         latches = self.latches
         usable = tuple(
             lane for lane in lanes if latches.covering(lane.channel.name, lane.channel.key_id, lane.model) is None
@@ -331,6 +331,22 @@ class LiveView:
             return Way(route, usable)
         first = lanes[0]
         return Way(route, (), latches.covering(first.channel.name, first.channel.key_id, first.model))
+
+    def _without_quarantined(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        """Return the lanes without own models that a right was taken from. Raises ``Overloaded`` when there is no other."""
+        not_served = self.snapshot.not_served
+        if not not_served:
+            return lanes
+        left = tuple(lane for lane in lanes if lane.model not in not_served.get(lane.channel.name, ()))
+        if not left:
+            first = lanes[0]
+            act = not_served[first.channel.name][first.model]
+            raise Overloaded(
+                "model_quarantined",
+                f"The model {first.served_by} is out of service: a right that it rests on is gone, or it was retired (act "
+                f"{act}), and the route has no other candidate. `upeti models show` says why; add a candidate to the route.",
+            )
+        return left
 
     def _permitted(self, lanes: tuple[Lane, ...], caller: Caller, feature: str) -> tuple[Lane, ...]:
         """Return the lanes that all data policies of this caller let through. Raises ``Forbidden`` when there is none."""

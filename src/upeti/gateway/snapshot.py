@@ -115,6 +115,9 @@ class Snapshot(msgspec.Struct, frozen=True):
     budgets: tuple[BudgetTerms, ...] = ()  # named ones, and rate limits
     frozen: frozenset[str] = frozenset()  # roots of budgets that refuse until they are released
     suspended: dict[str, str] = msgspec.field(default_factory=dict)  # tenant that is not served → its case
+    not_served: dict[str, dict[str, str]] = msgspec.field(
+        default_factory=dict
+    )  # channel → own model → act that says so
     capture: CaptureView | None = None  # None: nobody is kept or watched
     notices: dict[str, str] = msgspec.field(default_factory=dict)  # case → what its tenants are told
     latches: tuple[Latch, ...] = ()

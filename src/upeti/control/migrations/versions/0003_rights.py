@@ -14,6 +14,7 @@ depends_on = None
 def upgrade() -> None:
     _rights()
     _capture()
+    _lineage()
     _conduct()
     _latches()
     _drills()
@@ -90,6 +91,65 @@ def _capture() -> None:
         sa.Column("reason", text(), primary_key=True),
         sa.Column("exchanges", sa.Integer(), nullable=False),
     )
+
+
+def _lineage() -> None:
+    text, ns = sa.String, sa.BigInteger
+    op.create_table(
+        "datasets",
+        sa.Column("id", text(), primary_key=True),
+        sa.Column("name", text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("purpose", text(), nullable=False),
+        sa.Column("built_ns", ns(), nullable=False),
+        sa.Column("built_by", text(), nullable=False),
+        sa.Column("filters", sa.JSON(), nullable=False),
+        sa.Column("directory", text(), nullable=False),
+        sa.Column("rows", ns(), nullable=False),
+        sa.Column("left_out", ns(), nullable=False),
+        sa.Column("manifest_sha256", text(64), nullable=False),
+        sa.Column("duties", sa.JSON(), nullable=False),
+        sa.UniqueConstraint("name", "version"),
+    )
+    op.create_table(
+        "dataset_rows",
+        sa.Column("dataset", text(), sa.ForeignKey("datasets.id"), primary_key=True),
+        sa.Column("number", ns(), primary_key=True, autoincrement=False),
+        sa.Column("sha256", text(64), nullable=False),
+        *(
+            sa.Column(name, text(), nullable=False)
+            for name in ("pair_id", "call_id", "channel", "contract", "tenant", "model")
+        ),
+        sa.Column("captured_ns", ns(), nullable=False),
+        *(sa.Column(name, text(), nullable=False) for name in ("clause", "grant", "consent")),
+    )
+    for name, column in (
+        ("pair", "pair_id"),
+        ("call", "call_id"),
+        *((one, one) for one in ("clause", "grant", "consent")),
+    ):
+        op.create_index(f"dataset_rows_by_{name}", "dataset_rows", [column])
+    op.create_table(
+        "models",
+        sa.Column("id", text(), primary_key=True),
+        *(sa.Column(name, text(), nullable=False) for name in ("name", "version", "purpose")),
+        sa.Column("distributed", sa.Boolean(), nullable=False),
+        *(
+            sa.Column(name, text(), nullable=False)
+            for name in ("base_model", "channel", "model", "file_name", "file_sha256")
+        ),
+        sa.Column("duties", sa.JSON(), nullable=False),
+        sa.Column("notices", sa.JSON(), nullable=False),
+        sa.Column("registered_ns", ns(), nullable=False),
+        *(sa.Column(name, text(), nullable=False) for name in ("registered_by", "stage", "stage_act", "stage_why")),
+        sa.Column("stage_ns", ns(), nullable=False),
+    )
+    op.create_table(
+        "model_datasets",
+        sa.Column("model", text(), sa.ForeignKey("models.id"), primary_key=True),
+        sa.Column("dataset", text(), sa.ForeignKey("datasets.id"), primary_key=True),
+    )
+    op.create_index("model_datasets_by_dataset", "model_datasets", ["dataset"])
 
 
 def _conduct() -> None:
