@@ -12,8 +12,6 @@ from upeti.cli.main import main
 from upeti.journal.acts import read_acts
 
 CONFIG = """data_dir = "data"
-[state]
-url = "{state_url}"
 [[channel]]
 name = "main"
 kind = "openai_compatible"
@@ -32,9 +30,9 @@ WHO = ("--by", "Ann Lee", "--why", "read it")
 
 
 @pytest.fixture
-def config(tmp_path: Path, state_url: str) -> Path:
+def config(tmp_path: Path) -> Path:
     path = tmp_path / "upeti.toml"
-    path.write_text(CONFIG.format(state_url=state_url))
+    path.write_text(CONFIG)
     (tmp_path / "letter.txt").write_text("You may.")
     return path
 

@@ -103,15 +103,10 @@ def test_contracts_and_clauses_are_listed(shared: KeeperProcess) -> None:
     assert len(shared.get("/v1/rights/clauses")) > len(found)
 
 
-def test_a_right_ends_while_the_configuration_is_broken(keeper: KeeperProcess) -> None:
-    """The files of terms as they were last read whole still count, and so does what the state says now."""
-    keeper.write_config(CONFIG.replace('channel = "up"', 'channel = "pu"'))
-    until(lambda: "config_refused" in keeper.events())
-    post(keeper, "denials", channel="up", purpose="serve")
-    until(lambda: "serve" not in keeper.snapshot().channels["up"].purposes, what="the denial in the snapshot")
-
-
-def test_what_changes_by_date_is_in_the_snapshot_beforehand_and_made_new_at_its_moment(keeper: KeeperProcess) -> None:
+def test_a_right_ends_by_date_and_also_while_the_configuration_is_broken(keeper: KeeperProcess) -> None:
+    """The end is in the snapshot beforehand, and a new one is made at its moment. The files of terms as they were last read
+    whole still count while one is broken, and so does what the state says now.
+    """
     ends = datetime.now(UTC) + timedelta(seconds=3)
     ends_ns = int(ends.timestamp() * 10**6) * 1000
     binding = post(keeper, "bindings", channel="up", contract=CONTRACT)
@@ -123,3 +118,9 @@ def test_what_changes_by_date_is_in_the_snapshot_beforehand_and_made_new_at_its_
     assert found in ({"serve": ends_ns}, {})  # the latter on a machine that took three seconds for this
     until(lambda: not keeper.snapshot().channels["up"].purposes, what="a snapshot of the moment itself")
     assert keeper.get("/v1/status")["config_error"] == ""
+    post(keeper, "bindings", channel="up", contract=CONTRACT)
+    until(lambda: "serve" in keeper.snapshot().channels["up"].purposes, what="the next contract in the snapshot")
+    keeper.write_config(CONFIG.replace('channel = "up"', 'channel = "pu"'))
+    until(lambda: "config_refused" in keeper.events())
+    post(keeper, "denials", channel="up", purpose="serve")
+    until(lambda: "serve" not in keeper.snapshot().channels["up"].purposes, what="the denial in the snapshot")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,13 +33,14 @@ def config(tmp_path: Path, more: str = "") -> Config:
     return parse(CHANNEL + more, tmp_path / "upeti.toml").config
 
 
-@pytest.fixture
-def world(open_store: OpenStore, tmp_path: Path) -> tuple[Store, Callable[[], Terms]]:
-    store, settings = open_store(), config(tmp_path)
-    return store, lambda: terms_in_force(store, settings)
-
-
 World = tuple[Store, Callable[[], Terms]]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    store, settings = Store(tmp_path / "data"), config(tmp_path)
+    yield store, lambda: terms_in_force(store, settings)
+    store.close()
 
 
 def decided(terms: Terms, purpose: str, at_ns: int = 0) -> Decision:
@@ -47,8 +48,13 @@ def decided(terms: Terms, purpose: str, at_ns: int = 0) -> Decision:
     return permit(terms, terms.origin_now("main", at_ns), purpose, at_ns).decision
 
 
-def test_what_was_said_comes_back_and_decides(world: World) -> None:
-    store, terms = world
+def test_what_was_said_comes_back_and_decides(open_store: OpenStore, tmp_path: Path) -> None:
+    """In SQLite and in PostgreSQL; the other tests are about what is decided, whatever keeps it."""
+    store, settings = open_store(), config(tmp_path)
+
+    def terms() -> Terms:
+        return terms_in_force(store, settings)
+
     assert decided(terms(), "classify_internal") is Decision.DENY
     changes = store.changes()
     rights.bind(store, terms(), "main", CONTRACT, from_ns=1, **ANN)
@@ -148,7 +154,7 @@ def test_a_review_takes_what_is_named_and_nothing_wide_by_accident(world: World)
     assert set(denied.decisions.values()) == {Decision.DENY}
 
 
-def test_a_review_counts_no_more_when_the_text_has_changed(open_store: OpenStore, tmp_path: Path) -> None:
+def test_a_review_counts_no_more_when_the_text_has_changed(tmp_path: Path) -> None:
     own = tmp_path / "terms.toml"
     text = """
 [[contract]]
@@ -171,12 +177,13 @@ source_date = 2026-01-01
 """
     own.write_text(text)
     more = f'[rights]\nterms_files = ["{own}"]\n[[contract]]\nchannel = "main"\ncontract = "ours"\nfrom = 2026-01-01\n'
-    store, settings = open_store(), config(tmp_path, more)
+    store, settings = Store(tmp_path / "data"), config(tmp_path, more)
     assert decided(terms_in_force(store, settings), "store") is Decision.ASK
     rights.review(store, terms_in_force(store, settings), "ours/1", CONFIRM, **ANN)
     assert decided(terms_in_force(store, settings), "store") is Decision.ALLOW
     own.write_text(text.replace("you may keep it", "you may keep it for a day"))
     assert decided(terms_in_force(store, settings), "store") is Decision.ASK
+    store.close()
 
 
 def test_a_contract_that_ends_stops_its_channel_at_that_moment(world: World) -> None:
@@ -196,21 +203,23 @@ def test_a_contract_that_ends_stops_its_channel_at_that_moment(world: World) -> 
         rights.end_binding(store, made.id, until_ns=until_ns + 1, **ANN)
 
 
-def test_contracts_of_the_configuration_bind_as_those_of_the_state(open_store: OpenStore, tmp_path: Path) -> None:
+def test_contracts_of_the_configuration_bind_as_those_of_the_state(tmp_path: Path) -> None:
     form = tmp_path / "order.pdf"
     form.write_bytes(b"signed")
     more = (
         f'[[contract]]\nchannel = "main"\ncontract = "{CONTRACT}"\nfrom = 2026-01-01\nuntil = 2026-07-01\n'
         'order_form = "order.pdf"\n'
     )
-    terms = terms_in_force(open_store(), config(tmp_path, more))
+    store = Store(tmp_path / "data")
+    terms = terms_in_force(store, config(tmp_path, more))
     (binding,) = terms.bindings
     with pytest.raises(ConfigError, match="is in the configuration file: write `until` there"):
-        rights.end_binding(open_store(), binding.id, until_ns=binding.until_ns, **ANN)
+        rights.end_binding(store, binding.id, until_ns=binding.until_ns, **ANN)
     assert binding.order_form_sha256 == hashlib.sha256(b"signed").hexdigest()
     assert terms.contract_of("main", binding.from_ns) == CONTRACT
     assert terms.contract_of("main", binding.until_ns) == ""
     assert decided(terms, "serve", binding.until_ns) is Decision.DENY
+    store.close()
 
 
 def test_what_is_not_there_is_named(world: World, tmp_path: Path) -> None:
