@@ -39,25 +39,39 @@ def test_a_right_from_the_contract_to_its_end(keeper: KeeperProcess) -> None:
     found = decision(keeper, "general_model")
     assert (found["decision"], found["speaking"][0]["reviewed_by"]) == ("allow", "Ann Lee")
     assert "distillation" in found["quote"]
-    until(lambda: "general_model" in keeper.snapshot().channels["up"].purposes, what="the purpose in the snapshot")
+    until(
+        lambda: "general_model" in keeper.snapshot().channels["up"].purposes,
+        seconds=30,
+        what="the purpose in the snapshot",
+    )
 
     assert "resell" not in keeper.snapshot().channels["up"].purposes
     grant = post(keeper, "grants", channel="up", purpose="resell", evidence=LETTER, evidence_name="letter.txt")
     assert (evidence_dir(keeper.data_dir) / grant["evidence_sha256"]).read_bytes() == b"You may."
     assert decision(keeper, "resell")["grant"] == grant["id"]
-    until(lambda: "resell" in keeper.snapshot().channels["up"].purposes, what="what was granted in the snapshot")
+    until(
+        lambda: "resell" in keeper.snapshot().channels["up"].purposes,
+        seconds=30,
+        what="what was granted in the snapshot",
+    )
     post(keeper, f"grants/{grant['id']}/revoke")
-    until(lambda: "resell" not in keeper.snapshot().channels["up"].purposes, what="the revocation in the snapshot")
+    until(
+        lambda: "resell" not in keeper.snapshot().channels["up"].purposes,
+        seconds=30,
+        what="the revocation in the snapshot",
+    )
 
     denial = post(keeper, "denials", channel="up", purpose="serve")
-    until(lambda: "serve" not in keeper.snapshot().channels["up"].purposes, what="the denial in the snapshot")
+    until(
+        lambda: "serve" not in keeper.snapshot().channels["up"].purposes, seconds=30, what="the denial in the snapshot"
+    )
     assert decision(keeper, "serve")["decision"] == "deny"
     post(keeper, f"denials/{denial['id']}/lift")
-    until(lambda: "serve" in keeper.snapshot().channels["up"].purposes, what="serving in the snapshot")
+    until(lambda: "serve" in keeper.snapshot().channels["up"].purposes, seconds=30, what="serving in the snapshot")
 
     post(keeper, f"bindings/{binding['id']}/end")
     assert decision(keeper, "serve")["decision"] == "deny"
-    until(lambda: not keeper.snapshot().channels["up"].purposes, what="the contract's end in the snapshot")
+    until(lambda: not keeper.snapshot().channels["up"].purposes, seconds=30, what="the contract's end in the snapshot")
     kinds = [one.kind for one in read_acts(keeper.data_dir)]
     assert kinds == [
         "rights.bound",
@@ -113,14 +127,21 @@ def test_a_right_ends_by_date_and_also_while_the_configuration_is_broken(keeper:
     post(keeper, f"bindings/{binding['id']}/end", until=ends.isoformat())
     found = until(
         lambda: purposes if (purposes := keeper.snapshot().channels["up"].purposes) != {"serve": 1 << 63} else None,
+        seconds=30,
         what="the end in the snapshot",
     )
     assert found in ({"serve": ends_ns}, {})  # the latter on a machine that took three seconds for this
-    until(lambda: not keeper.snapshot().channels["up"].purposes, what="a snapshot of the moment itself")
+    until(lambda: not keeper.snapshot().channels["up"].purposes, seconds=30, what="a snapshot of the moment itself")
     assert keeper.get("/v1/status")["config_error"] == ""
     post(keeper, "bindings", channel="up", contract=CONTRACT)
-    until(lambda: "serve" in keeper.snapshot().channels["up"].purposes, what="the next contract in the snapshot")
+    until(
+        lambda: "serve" in keeper.snapshot().channels["up"].purposes,
+        seconds=30,
+        what="the next contract in the snapshot",
+    )
     keeper.write_config(CONFIG.replace('channel = "up"', 'channel = "pu"'))
-    until(lambda: "config_refused" in keeper.events())
+    until(lambda: "config_refused" in keeper.events(), seconds=30)
     post(keeper, "denials", channel="up", purpose="serve")
-    until(lambda: "serve" not in keeper.snapshot().channels["up"].purposes, what="the denial in the snapshot")
+    until(
+        lambda: "serve" not in keeper.snapshot().channels["up"].purposes, seconds=30, what="the denial in the snapshot"
+    )

@@ -139,7 +139,7 @@ class KeeperProcess:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=environment)
         if ready:
-            until(lambda: self.get("/healthz")["status"] == "ok", seconds=20, what=f"the keeper {self.log_text()}")
+            until(lambda: self.get("/healthz")["status"] == "ok", seconds=60, what=f"the keeper {self.log_text()}")
 
     def kill(self) -> None:
         """As ``kill -9`` does."""
