@@ -5,21 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Table, insert
 
+from upeti.cli.rights_show import changes
 from upeti.control import rights
 from upeti.control.config_file import parse
 from upeti.control.pairs import Pair
 from upeti.control.rights_view import change_of, explain, published, rights_of_channels
 from upeti.control.store import Store
 from upeti.control.tables_capture import pairs
+from upeti.control.tables_lineage import dataset_rows, datasets, model_datasets, models
 from upeti.core.config import Channel
 
 OpenStore = Callable[[], Store]
 CONFIG = '[[channel]]\nname = "main"\nkind = "openai_compatible"\n'
+
+
+def _blank(table: Table, **values: Any) -> dict[str, Any]:
+    """A row with nothing in it, of each column's kind."""
+    kinds = {column.name: column.type.python_type for column in table.columns}
+    return {name: {str: "", int: 0, bool: False}.get(kind, []) for name, kind in kinds.items()} | values
+
+
+DATASET, ROW = _blank(datasets, purpose="general_model", version=1), _blank(dataset_rows)
+MODEL = _blank(models, purpose="general_model")
 ANN = {"by": "Ann Lee", "why": "read it"}
 
 
@@ -30,7 +43,9 @@ def pair(number: int, channel: str, contract: str, erased_ns: int = 0) -> Pair:
     )  # fmt: skip
 
 
-def test_a_changed_contract_counts_what_was_captured_under_the_old_one(open_store: OpenStore, tmp_path: Path) -> None:
+def test_a_changed_contract_names_what_was_made_under_the_old_one(
+    open_store: OpenStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = open_store()
     old = "llama-3.1-community"
     rows = [
@@ -42,12 +57,20 @@ def test_a_changed_contract_counts_what_was_captured_under_the_old_one(open_stor
     ]
     with store.writing() as connection:
         connection.execute(insert(pairs), [msgspec.to_builtins(row) for row in rows])
+        for name, contract in (("topics@1", old), ("words@1", "x")):
+            connection.execute(insert(datasets), [DATASET | {"id": name, "name": name}])
+            connection.execute(insert(dataset_rows), [ROW | {"dataset": name, "contract": contract}])
+            connection.execute(insert(models), [MODEL | {"id": f"student-{name}", "name": name}])
+            connection.execute(insert(model_datasets), [{"model": f"student-{name}", "dataset": name}])
     terms = rights.terms_in_force(store, parse(CONFIG, tmp_path / "upeti.toml").config)
     (found,) = change_of(store, terms, old, "llama-3-community")
     assert found.pairs == {"cloud": 1, "gpu": 2}
     assert found.lost == ("task_generative", "general_model")
+    assert (found.datasets, found.models) == ({"topics@1": "general_model"}, {"student-topics@1": "general_model"})
     (back,) = change_of(store, terms, "llama-3-community", old)
-    assert (back.pairs, back.lost) == ({}, ())
+    assert (back.pairs, back.datasets, back.models, back.lost) == ({}, {}, {}, ())
+    changes([found])
+    assert "model student-topics@1 for general_model, which could not be made so again" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

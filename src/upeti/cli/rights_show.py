@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -156,14 +156,18 @@ def changes(found: Sequence[DocumentChange]) -> None:
             typer.echo(plain(f"  {clause.section or clause.new or clause.old}: {_fate(clause.old, clause.new)}"))
             for words in clause.words:
                 typer.echo(plain(f"    {words}"))
-        typer.echo(plain(f"  {_pairs_line(one.pairs)}"))
+        for line in _touched(one):
+            typer.echo(plain(f"  {line}"))
 
 
-def _pairs_line(pairs: dict[str, int]) -> str:
-    counts = ", ".join(f"{count:,} of {channel}" for channel, count in pairs.items())
-    return (
-        f"kept pairs captured under the old one: {counts}" if counts else "No kept pair was captured under the old one."
-    )
+def _touched(change: DocumentChange) -> Iterator[str]:
+    """What of ours comes from answers under the old text: it is judged by that text still, the next capture by the new."""
+    counts = ", ".join(f"{count:,} of {channel}" for channel, count in change.pairs.items())
+    yield f"kept pairs captured under the old one: {counts or 'none'}"
+    for what, made in (("data set", change.datasets), ("model", change.models)):
+        for name, purpose in made.items():
+            lost = ", which could not be made so again" if purpose in change.lost else ""
+            yield f"{what} {name} for {purpose}{lost}"
 
 
 def _fate(old: str, new: str) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from sqlalchemy import select
 
 from upeti.control.pairs import captured_under
 from upeti.control.store import Store
+from upeti.control.tables_lineage import dataset_rows, datasets, model_datasets, models
 from upeti.core.config import Channel, Config
 from upeti.core.errors import ConfigError
 from upeti.money.window import iso_time
@@ -86,7 +88,9 @@ class DocumentChange(msgspec.Struct, frozen=True):
     new: str
     lost: tuple[str, ...]
     changes: TermsDiff
-    pairs: dict[str, int] = msgspec.field(default_factory=dict)  # channel → kept pairs captured under the old one
+    pairs: dict[str, int]  # channel → kept pairs captured under the old one
+    datasets: dict[str, str]  # built of such pairs → purpose
+    models: dict[str, str]  # trained on those → purpose
 
 
 def explain(terms: Terms, config: Config, origin: Origin, purpose: str, at_ns: int) -> Explanation:
@@ -187,8 +191,23 @@ def change_of(store: Store, terms: Terms, old: str, new: str) -> list[DocumentCh
     found = []
     for was, now in pairs:
         changes = diff(before.get(was, []), after.get(now, []))
-        found.append(DocumentChange(was, now, changes.lost, changes, captured_under(store, was)))
+        found.append(DocumentChange(was, now, changes.lost, changes, captured_under(store, was), *_made_of(store, was)))
     return found
+
+
+def _made_of(store: Store, contract: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the data sets with rows that were captured under a contract, and the models of them, each with its purpose."""
+    sets = select(dataset_rows.c.dataset).where(dataset_rows.c.contract == contract).distinct()
+    of_models = select(model_datasets.c.model).where(model_datasets.c.dataset.in_(sets))
+    with store.engine.connect() as connection:
+        one, other = (
+            {str(row.id): str(row.purpose) for row in connection.execute(query)}
+            for query in (
+                select(datasets.c.id, datasets.c.purpose).where(datasets.c.id.in_(sets)).order_by(datasets.c.id),
+                select(models.c.id, models.c.purpose).where(models.c.id.in_(of_models)).order_by(models.c.id),
+            )
+        )
+    return one, other
 
 
 def _clauses_by_contract(terms: Terms, name: str) -> dict[str, list[Clause]]:
