@@ -94,8 +94,7 @@ def test_an_edited_template_is_not_even_drift(monitor: Monitor) -> None:
     )
     assert families(taken(monitor, prompts(first, "You help customers of a bank.", 4 * WINDOW))) == [[]] * 4
     after = families(taken(monitor, prompts(second, "You are the bank's assistant, version 2.", 4 * WINDOW)))
-    assert all(found in ([], [DRIFT]) for found in after)
-    assert after.count([]) >= 3
+    assert after == [[]] * len(after)
 
 
 def test_a_cluster_of_keys_that_each_stay_small_is_found(monitor: Monitor) -> None:

@@ -131,17 +131,30 @@ def test_digests_are_keyed_and_blind_to_case_and_blanks() -> None:
 
 
 def varying(templates: Templates, texts: list[str]) -> list[str]:
-    return [templates.varying("g", text)[0] for text in texts]
+    return [split[0] for text in texts if (split := templates.varying("g", text)) is not None]
 
 
 def test_what_is_constant_is_taken_off_and_an_edited_template_learnt_again() -> None:
     templates = Templates()
     slots = [f"{blake2b(bytes([number])).hexdigest()[: 5 + number % 30]} is lost" for number in range(80)]
     first = [f"Classify the customer's message.\n\n{slot}\n\nAnswer with one word." for slot in slots]
-    edited = [f"You are a careful agent of the bank; classify.\n\n{slot}\n\nAnswer with two words!" for slot in slots]
-    before, after = varying(templates, first)[20:], varying(templates, edited)[20:]
-    assert before == after == [slot.removesuffix(" is lost") for slot in slots[20:]]
-    assert templates.varying("g", edited[0])[1] == "You are a careful agent of the bank; classify.\n\n"
+    edited = [f"You are a careful agent; classify.\n\n{slot}\n\nAnswer with two words!" for slot in slots]
+    bare = [slot.removesuffix(" is lost") for slot in slots]
+    assert varying(templates, first)[8:] == bare[8:]
+    for _ in range(Templates.UNSETTLED_PER // len(first) + 1):  # in the middle of its life
+        varying(templates, first)
+    after = varying(templates, edited)  # those before it is learnt are passed over
+    assert after == bare[-len(after) :]
+    assert 80 - Templates.UNSETTLED_MAX <= len(after) < 80
+    split = templates.varying("g", edited[0])
+    assert split == (bare[0], "You are a careful agent; classify.\n\n")
+
+
+def test_nobody_hides_by_changing_templates() -> None:
+    templates = Templates()
+    texts = [f"Template number {place // 12}, the text is {place}" for place in range(1200)]
+    passed = sum(templates.varying("g", text) is None for text in texts)
+    assert passed <= 3 * Templates.UNSETTLED_MAX
 
 
 def test_chance_and_repetition_are_no_template() -> None:

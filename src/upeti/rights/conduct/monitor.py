@@ -114,11 +114,14 @@ class Monitor:
         return units, found
 
     def note_of(self, call: Call) -> Note | None:
-        """Return what is kept of a call; None when it asks for no text."""
+        """Return what is kept of a call; None when it asks for no text, or its template is being learnt."""
         reading = read_call(call.request, call.wire)
         if reading is None:
             return None
-        varying, constant = self._templates.varying(f"{call.key}\0{call.feature}", reading.user)
+        split = self._templates.varying(f"{call.key}\0{call.feature}", reading.user)
+        if split is None:
+            return None
+        varying, constant = split
         links = tuple(
             digest_of(text[:_LINK_LETTERS], self._salt)
             for text in (reading.system, constant)
@@ -148,9 +151,10 @@ class Monitor:
             unit.reference, unit.accepted, unit.pending, unit.ratios = unit.pending, len(unit.pending), [], []
         families: dict[str, dict[str, Any]] = {}
         compared = None
-        if len(unit.reference) >= self._needed(name):
+        if len(unit.reference) >= limits.windows.calls or len(unit.reference) >= self._needed(name):
+            # While there is too little to judge by, it is learnt by how much the unit's own windows differ.
             compared = drift(shapes, unit.reference, seed=dice.getrandbits(63), scale=own_scale(unit.ratios))
-            if compared.p <= limits.drift.p_max:
+            if compared.p <= limits.drift.p_max and len(unit.reference) >= self._needed(name):
                 evidence = msgspec.to_builtins(compared) | {"moved": moved(shapes, unit.reference)}
                 families[DRIFT] = {"what": "the prompts are unlike the unit's own past", **evidence}
         taken = self._about.pairs_taken(tenants, window[0].at_ns)

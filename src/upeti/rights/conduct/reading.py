@@ -29,8 +29,7 @@ _WORD: Final = re.compile(r"\w+")
 _REASONING: Final = re.compile(
     r"step[- ]by[- ]step|chain[- ]of[- ]thought|<think>|show (?:all )?your (?:work|reasoning|thinking)"
     r"|explain your (?:reasoning|thought)|reason(?:ing)? (?:process|trace|steps)|think (?:carefully|aloud|out loud)"
-    r"|langkah demi langkah|jelaskan (?:alasan|penalaran)",
-    re.IGNORECASE,
+    r"|langkah demi langkah|jelaskan (?:alasan|penalaran)"
 )
 # Asking for training data: tasks, instructions, pairs, in number.
 _GENERATION: Final = re.compile(
@@ -38,8 +37,7 @@ _GENERATION: Final = re.compile(
     r"|training (?:data|example|sample|set)|(?:generate|write|create|produce|give)(?: me)? \d+ "
     r"(?:\w+ ){0,3}(?:task|instruction|question|prompt|example|sample|dialog|conversation|pair|variation)s?"
     r"|\btask \d+:|###? ?(?:instruction|response|input|output)\b|question[- ]answer pairs?|seed tasks?|synthetic data"
-    r"|buatlah \d+ (?:contoh|pertanyaan|instruksi)",
-    re.IGNORECASE,
+    r"|buatlah \d+ (?:contoh|pertanyaan|instruksi)"
 )
 
 
@@ -96,7 +94,7 @@ def read_call(request: bytes, wire: str) -> Reading | None:
         marks |= Mark.LONG_OUTPUT
     if _number(body, "n", "best_of") > 1 or body.get("logprobs") or body.get("top_logprobs"):
         marks |= Mark.CHOICES
-    said = f"{_ends(system)}\n{_ends(text)}"
+    said = f"{_ends(system)}\n{_ends(text)}".lower()
     if _REASONING.search(said) or _asks_summary(body):
         marks |= Mark.REASONING
     if _GENERATION.search(said):
@@ -199,8 +197,10 @@ class Templates:
     """
 
     RING: Final = 16
+    UNSETTLED_MAX: Final = 16  # calls that are passed over while an edited template is learnt,
+    UNSETTLED_PER: Final = 500  # in so many; more often it would be a way to hide
     EVERY: Final = 4  # calls, how often it is looked for
-    CONSTANT_MIN: Final = 12  # letters; shorter is chance
+    CONSTANT_MIN: Final = 3  # letters; shorter is chance
     HEAD: Final = 2_000
     TAIL: Final = 1_000
     GROUPS_MAX: Final = 1_024
@@ -208,8 +208,11 @@ class Templates:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
 
-    def varying(self, group: str, text: str) -> tuple[str, str]:
-        """Return what varies of ``text``, and the constant beginning that was taken off."""
+    def varying(self, group: str, text: str) -> tuple[str, str] | None:
+        """Return what varies of ``text``, and the constant beginning that was taken off.
+
+        None: it does not have the group's template, which may just have been edited.
+        """
         found = self._groups.pop(group, None) or _Group()
         self._groups[group] = found  # the last one used is the last one forgotten
         if len(self._groups) > self.GROUPS_MAX:
@@ -222,7 +225,9 @@ class Templates:
             found.prefix = _shared(found.heads, found.prefix, self.CONSTANT_MIN)
             found.suffix = _shared(found.tails, found.suffix[::-1], self.CONSTANT_MIN)[::-1]
         prefix, suffix = found.prefix, found.suffix
-        begins = len(prefix) if prefix and text.startswith(prefix) else 0
+        if not (text.startswith(prefix) and text.endswith(suffix)) and found.may_be_edited():
+            return None
+        begins = len(prefix) if text.startswith(prefix) else 0
         ends = len(text)
         if suffix and text.endswith(suffix) and ends - len(suffix) >= begins:
             ends -= len(suffix)
@@ -230,7 +235,7 @@ class Templates:
 
 
 class _Group:
-    __slots__ = ("heads", "prefix", "seen", "suffix", "tails")
+    __slots__ = ("heads", "passed_over", "prefix", "seen", "suffix", "tails", "until")
 
     def __init__(self) -> None:
         self.heads: list[str] = []
@@ -238,15 +243,26 @@ class _Group:
         self.prefix = ""
         self.suffix = ""
         self.seen = 0
+        self.passed_over = 0
+        self.until = 0  # how many must be seen before calls are passed over anew
+
+    def may_be_edited(self) -> bool:
+        if self.seen >= self.until:
+            self.until = self.seen + Templates.UNSETTLED_PER
+            self.passed_over = 0
+        self.passed_over += 1
+        return self.passed_over <= Templates.UNSETTLED_MAX
 
 
 def _shared(texts: Sequence[str], known: str, least: int) -> str:
-    """Return the longest beginning that three in four of ``texts`` have: the known one as long as it is one of those.
+    """Return the longest beginning that three in four of ``texts`` have, of at least ``least`` letters; "" for none.
 
-    "" when it is shorter than ``least``. Without the known one, chance would move its end to and fro.
+    The known one stays while it is one of those, for chance would move its end to and fro; and while one in four have it
+    and no other is found: then an edit is under way.
     """
-    many = -(-len(texts) * 3 // 4)
-    if known and sum(text.startswith(known) for text in texts) >= many:
+    many, few = -(-len(texts) * 3 // 4), -(-len(texts) // 4)
+    have = sum(text.startswith(known) for text in texts) if known else 0
+    if have >= many:
         return known
     ordered = sorted(texts)
     best = ""
@@ -260,4 +276,6 @@ def _shared(texts: Sequence[str], known: str, least: int) -> str:
             length += 1
         if length > len(best):
             best = first[:length]
-    return best if len(best) >= least else ""
+    if len(best) >= least:
+        return best
+    return known if have >= few else ""
