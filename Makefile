@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-conduct conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ bench: setup ## Measure the gateway beside nginx, the books beside a full scan; 
 bench-quick: setup ## The same in about two minutes
 	$(BIN)/python -m benchmarks.gateway --quick $(ARGS)
 	$(BIN)/python -m benchmarks.books --quick
+
+bench-conduct: setup ## How often the conduct monitor errs, on ../shared/data; writes the tables of docs/conduct.md (half an hour)
+	$(BIN)/python -m benchmarks.conduct --docs $(ARGS)
 
 conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
 	$(BIN)/python conformance/run.py

@@ -23,7 +23,18 @@ from support.keeper_side import until
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
 from upeti.cli.main import build, main
 from upeti.control.store import Store
-from upeti.core.config import Alerts, Budget, Capture, Channel, Contract, DataPolicy, RateLimit, Route, Telemetry
+from upeti.core.config import (
+    Alerts,
+    Budget,
+    Capture,
+    Channel,
+    Conduct,
+    Contract,
+    DataPolicy,
+    RateLimit,
+    Route,
+    Telemetry,
+)
 from upeti.journal.acts import read_acts
 from upeti.rights import terms_files
 
@@ -115,7 +126,7 @@ def test_settings_in_the_docs_are_right(tmp_path: Path) -> None:
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
-        for name, kind in (("telemetry", Telemetry), ("alerts", Alerts), ("capture", Capture)):
+        for name, kind in (("telemetry", Telemetry), ("alerts", Alerts), ("capture", Capture), ("conduct", Conduct)):
             if name in settings:
                 msgspec.convert(settings.pop(name), kind)
                 found += 1

@@ -9,12 +9,14 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy import insert
 
 from support.conduct_side import body, question, task
 from upeti.control import conduct
 from upeti.control.cases import all_cases
-from upeti.control.conduct import ConductSink, Files, standing
+from upeti.control.conduct import ConductSink, Files, pairs_taken, standing
 from upeti.control.store import Store
+from upeti.control.tables_lineage import dataset_rows, datasets
 from upeti.core.config import Conduct, Config
 from upeti.gateway.capture import Exchange
 from upeti.gateway.log import Log
@@ -163,3 +165,23 @@ def test_a_file_of_another_form_begins_anew(scene: Scene) -> None:
     scene.send(again, 3)
     again.close()
     assert standing(scene.folder / "data")[0]["calls_in_window"] == 3
+
+
+def test_pairs_that_left_the_store_are_counted_by_tenant_purpose_and_time(scene: Scene) -> None:
+    def build(number: int, purpose: str, built_ns: int, pairs: list[tuple[str, str]]) -> None:
+        dataset = {"id": f"d@{number}", "name": "d", "version": number, "purpose": purpose, "built_ns": built_ns}
+        rest = {"built_by": "Ana", "filters": {}, "directory": "", "rows": len(pairs), "left_out": 0, "duties": []}
+        texts = ("sha256", "call_id", "channel", "contract", "model", "clause", "grant", "consent")
+        with scene.store.writing() as connection:
+            connection.execute(insert(datasets).values(**dataset, **rest, manifest_sha256=""))
+            for place, (tenant, pair) in enumerate(pairs):
+                row = {"dataset": f"d@{number}", "number": place, "pair_id": pair, "tenant": tenant, "captured_ns": 0}
+                connection.execute(insert(dataset_rows).values(**row, **dict.fromkeys(texts, "")))
+
+    build(1, "general_model", 100, [("acme", "p1"), ("acme", "p2"), ("beta", "p3"), ("acme", "")])
+    build(2, "general_model", 200, [("acme", "p1"), ("acme", "p4")])
+    build(3, "evaluate", 200, [("acme", "p5")])
+    assert pairs_taken(scene.store, ["acme"], 100) == 3
+    assert pairs_taken(scene.store, ["acme"], 150) == 2
+    assert pairs_taken(scene.store, ["acme", "beta"], 0) == 4
+    assert pairs_taken(scene.store, ["gamma"], 0) == 0

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from sqlalchemy import distinct, func, select
 
 from upeti.control.cases import all_cases, see
 from upeti.control.purposes import declared
 from upeti.control.store import Store
+from upeti.control.tables_lineage import dataset_rows, datasets
 from upeti.core.config import Conduct, Config
 from upeti.core.errors import ConfigError
 from upeti.gateway.capture import Exchange
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 KIND: Final = "conduct"
 _SAVE_S: Final = 30.0  # how much of a window is lost when it is killed
 _SALT_BYTES: Final = 32
+_TRAINING: Final = ("task_generative", "general_model", "classify_distributed")  # as rights.permit names them
 
 
 class Files:
@@ -187,8 +190,18 @@ class ConductSink:
 
 
 def pairs_taken(store: Store, tenants: Sequence[str], since_ns: int) -> int:
-    """Return how many captured pairs of these tenants went into data sets since then."""
-    return 0
+    """Return how many captured pairs of these tenants went into data sets for training what generates, or leaves the house,
+    since then.
+    """
+    joined = dataset_rows.join(datasets, dataset_rows.c.dataset == datasets.c.id)
+    query = (
+        select(func.count(distinct(dataset_rows.c.pair_id)))
+        .select_from(joined)
+        .where(dataset_rows.c.tenant.in_(tenants), dataset_rows.c.pair_id != "")
+        .where(datasets.c.built_ns >= since_ns, datasets.c.purpose.in_(_TRAINING))
+    )
+    with store.engine.connect() as connection:
+        return int(connection.execute(query).scalar_one())
 
 
 def standing(data_dir: Path) -> list[dict[str, Any]]:

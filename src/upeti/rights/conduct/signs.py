@@ -48,7 +48,7 @@ class Context(msgspec.Struct, frozen=True):
     """What a window alone does not show."""
 
     seen: Set[int] = frozenset()  # prompts of earlier windows
-    pairs_taken: int = 0  # captured pairs that were taken out of the store meanwhile
+    pairs_taken: int = 0  # captured pairs that went into data sets for training meanwhile
     keys_min: int = 10
 
 
