@@ -18,7 +18,8 @@ Places = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
-POOL: Final = 100  # candidates that diversity may choose from
+POOL: Final = 60  # candidates that diversity may choose from
+_LATE: Final = -1e6  # behind everything else; scores are brought to 0 to 1
 EXPLORED_FIRST: Final = 4  # the fifth place, and every tenth after it
 EXPLORED_EVERY: Final = 10
 
@@ -32,54 +33,71 @@ class Chosen(NamedTuple):
 
 
 def diversify(
-    scores: Floats, vectors: Matrix, creators: NDArray[np.int32], number: int, *, balance: float, per_creator: int
+    scores: Floats,
+    vectors: Matrix,
+    places: Places,
+    creators: NDArray[np.int32],
+    number: int,
+    *,
+    balance: float,
+    per_creator: int,
 ) -> list[int]:
     """Return indexes of up to ``number`` candidates in the order in which they are shown.
 
-    ``balance`` 0 is the ranking itself; 1 looks at nothing but difference. ``creators`` below 0 are unknown and have no cap.
-    Candidates whose creator is at its cap come after all others, so a list is never shorter than it could be.
+    ``vectors`` are of all items, ``places`` those of the candidates. ``balance`` 0 is the ranking itself; 1 looks at nothing
+    but difference. ``creators`` below 0 are unknown and have no cap. Candidates whose creator is at its cap come after all
+    others, so a list is never shorter than it could be.
     """
     order = np.argsort(-scores, kind="stable")[: max(POOL, 2 * number)]
     if not len(order):
         return []
     spread = float(scores[order[0]] - scores[order[-1]]) or 1.0
-    gain = (scores[order] - scores[order[-1]]) / spread
-    rows = vectors[order]
+    value = (1 - balance) * (scores[order] - scores[order[-1]]) / spread
+    alike = _alike(vectors, places[order]) if balance else None
     nearest = np.zeros(len(order))
-    left = np.ones(len(order), np.bool_)
+    made_by = creators[order]
     used: dict[int, int] = {}
     chosen: list[int] = []
     while len(chosen) < min(number, len(order)):
-        value = (1 - balance) * gain - balance * nearest
-        free = left & ~_capped(creators[order], used, per_creator)
-        best = int(np.argmax(np.where(free if free.any() else left, value, -np.inf)))
-        chosen.append(int(order[best]))
-        left[best] = False
-        creator = int(creators[order[best]])
+        best = int(np.argmax(value - balance * nearest))
+        creator = int(made_by[best])
+        if creator >= 0 and used.get(creator, 0) >= per_creator and _put_off(value, made_by, used, per_creator):
+            continue
         used[creator] = used.get(creator, 0) + 1
-        if balance:
-            nearest = np.maximum(nearest, rows @ rows[best])
+        chosen.append(int(order[best]))
+        value[best] = -np.inf
+        if alike is not None:
+            nearest = np.maximum(nearest, alike[best])
     return chosen
 
 
-def _capped(creators: NDArray[np.int32], used: dict[int, int], per_creator: int) -> NDArray[np.bool_]:
-    full = [creator for creator, number in used.items() if creator >= 0 and number >= per_creator]
-    return np.isin(creators, full) if full else np.zeros(len(creators), np.bool_)
+def _alike(vectors: Matrix, places: Places) -> Matrix:
+    rows = vectors[places]
+    return np.asarray(rows @ rows.T)
+
+
+def _put_off(value: Floats, made_by: NDArray[np.int32], used: dict[int, int], per_creator: int) -> bool:
+    """Put everything of creators at their cap behind the rest; tell whether that changed anything."""
+    full = np.array([creator for creator, number in used.items() if creator >= 0 and number >= per_creator])
+    late = np.isin(made_by, full) & (value > _LATE / 2)
+    value[late] += _LATE
+    return bool(late.any())
 
 
 def explore(listed: Sequence[int], pool: int, share: float, draw: Random) -> list[Chosen]:
     """Leave some places of a list to chance: each of them, with probability ``share``, to one of ``pool`` others.
 
-    The order of the pool is drawn once, so an item's probability at a place is ``share / pool``, whatever came before.
+    Which other stands ready for a place is drawn first, without looking at the other draws, so an item's probability at a
+    place is ``share / pool``, whatever came before.
     """
-    deck = list(range(pool))
-    draw.shuffle(deck)
+    open_places = list(range(EXPLORED_FIRST, len(listed), EXPLORED_EVERY)) if share > 0 else []
+    ready = dict(zip(open_places, draw.sample(range(pool), min(pool, len(open_places))), strict=False))
     made = []
-    for rank, index in enumerate(listed):
-        if share <= 0 or not pool or rank % EXPLORED_EVERY != EXPLORED_FIRST:
-            made.append(Chosen(index, False, 1.0))
-        elif deck and draw.random() < share:
-            made.append(Chosen(deck.pop(), True, share / pool))
+    for rank, at in enumerate(listed):
+        if rank not in ready:
+            made.append(Chosen(at, False, 1.0))
+        elif draw.random() < share:
+            made.append(Chosen(ready[rank], True, share / pool))
         else:
-            made.append(Chosen(index, False, 1.0 - share))
+            made.append(Chosen(at, False, 1.0 - share))
     return made

@@ -57,6 +57,10 @@ class Profile:
         """Return the places of the items of the history, oldest first."""
         return np.array(self._items if self.profiling else [], np.int64)
 
+    def recent(self, number: int) -> Places:
+        """Return the newest ``number`` items of the history, oldest first."""
+        return np.array(self._items[-number:] if self.profiling else [], np.int64)
+
     def at_s(self) -> Floats:
         return np.array(self._at_s if self.profiling else [], np.float64)
 

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from upeti.feed.collaborative import Neighbours
 from upeti.feed.items import Item
 from upeti.feed.profile import Profile
 from upeti.feed.retrieval import SOURCES
 from upeti.feed.state import FeedState
+
+Places = NDArray[np.int64]
 
 _HISTORY: Final = 20
 _SIMILAR_MIN: Final = 0.35  # a cosine of MiniLM below it is no likeness that a person would see
@@ -50,9 +53,9 @@ def reason_of(
         return _plain("explored")
     if not profiled:
         return _plain("not_profiled")
-    history = profile.items()[-_HISTORY:]
+    history = profile.recent(_HISTORY)
     if sources & SOURCES["neighbours"] and state.models.neighbours is not None:
-        near = _nearest_neighbour(state.models.neighbours, history.tolist(), place)
+        near = _nearest_neighbour(state.models.neighbours, history, place)
         if near is not None:
             return _about(state, "neighbour_of", near)
     if sources & SOURCES["content"]:
@@ -78,18 +81,14 @@ def title_of(item: Item | None) -> str:
     return str(labels.get("title") or item.comment[:80] or item.id)
 
 
-def _nearest_neighbour(neighbours: Neighbours, history: list[int], place: int) -> int | None:
-    best, found = 0.0, None
-    for mine in history:
-        if mine >= len(neighbours.places):
-            continue
-        at = np.flatnonzero(neighbours.places[mine] == place)
-        if len(at) and neighbours.similarities[mine, at[0]] > best:
-            best, found = float(neighbours.similarities[mine, at[0]]), mine
-    return found
+def _nearest_neighbour(neighbours: Neighbours, history: Places, place: int) -> int | None:
+    mine = history[history < len(neighbours.places)]
+    weights = np.where(neighbours.places[mine] == place, neighbours.similarities[mine], 0.0).max(1, initial=0.0)
+    best = int(np.argmax(weights)) if len(mine) else 0
+    return int(mine[best]) if len(mine) and weights[best] > 0 else None
 
 
-def _most_similar(state: FeedState, history: np.ndarray, place: int) -> int | None:
+def _most_similar(state: FeedState, history: Places, place: int) -> int | None:
     catalogue = state.catalogue
     known = history[catalogue.has_vector[history]]
     if not len(known):

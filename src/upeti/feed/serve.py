@@ -228,10 +228,14 @@ class TenantFeed:
         catalogue = self.state.catalogue
         number = min(request.n, NUMBER_MAX) + request.offset
         listed = diversify(
-            scores, catalogue.vectors[found.places] if self.settings.diversity else np.zeros((len(scores), 1), np.float32),
-            catalogue.creator[found.places], number,
-            balance=self.settings.diversity, per_creator=self.settings.per_creator_max,
-        )  # fmt: skip
+            scores,
+            catalogue.vectors,
+            found.places,
+            catalogue.creator[found.places],
+            number,
+            balance=self.settings.diversity,
+            per_creator=self.settings.per_creator_max,
+        )
         pool = (
             self._pool(found.places[listed], allowed, now_s) if self.settings.explore_share else np.zeros(0, np.int64)
         )
