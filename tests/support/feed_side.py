@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
 
 from support.keeper_side import until
@@ -44,6 +45,28 @@ def filled(directory: Path) -> FeedStore:
     return store
 
 
+def populated(directory: Path, days: int = 12, users: int = 60) -> FeedStore:
+    """A tenant in which people like what is popular, and each their own kind."""
+    store = FeedStore(directory)
+    draw = np.random.default_rng(2)
+    store.put_items(
+        T, [item(f"i{n:03}", NOW_NS - 400 * DAY_NS, title=f"Film {n}", genre=[f"g{n % 4}"]) for n in range(160)]
+    )
+    rows = []
+    for day in range(days):
+        for user in range(users):
+            for _ in range(2):
+                kind = user % 4
+                fresh = int(draw.integers(0, 8)) * 4 + kind + 4 * day
+                rows.append(
+                    click(
+                        f"u{user:03}", f"i{fresh % 160:03}", NOW_NS - (days - day) * DAY_NS + int(draw.integers(DAY_NS))
+                    )
+                )
+    store.add_feedback(T, rows)
+    return store
+
+
 KEYS = {"key-of-acme": T, "key-of-beta": "beta"}
 
 
@@ -64,6 +87,7 @@ class FeedServer:
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
         app = create_app(self.service, tenant_of)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+        self._client = httpx.Client(timeout=30, verify=False)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
 
     def start(self) -> None:
@@ -71,6 +95,7 @@ class FeedServer:
         until(lambda: self._server.started)
 
     def stop(self) -> None:
+        self._client.close()
         self._server.should_exit = True
         self._thread.join(30)
 
@@ -78,8 +103,7 @@ class FeedServer:
         """Return (status, JSON)."""
         given = {"X-API-Key": key, **{name.replace("_", "-"): value for name, value in headers.items()}}
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        with httpx.Client(timeout=30) as client:
-            answer = client.request(method, self.url + path, content=content, headers=given)
+        answer = self._client.request(method, self.url + path, content=content, headers=given)
         return answer.status_code, answer.json()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def serve(config_path: Path, *, port: int | None = None) -> None:
     server = uvicorn.Server(uvicorn.Config(create_app(service, keys), log_config=None, access_log=False, loop="uvloop"))
     write_private(places.run / ADDRESS_FILE, f"{address}\n")
     log.info("feed_listens", f"the feed service listens on {address}", address=address)
+    for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises them once more when it has ended in good order
+        signal.signal(number, lambda *_: None)
     try:
         asyncio.run(server.serve(sockets=[listening]))
     finally:

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 FACTORS: Final = 64
 NEIGHBOURS: Final = 64
@@ -63,11 +64,17 @@ def event_matrix(users: Places, items: Places, weights: Matrix, shape: tuple[int
 def train_factors(events: sparse.csr_matrix, factors: int = FACTORS) -> Factors:
     from implicit.als import AlternatingLeastSquares
 
-    model = AlternatingLeastSquares(
-        factors=factors, regularization=_REGULARISATION, alpha=_ALPHA, iterations=_ITERATIONS, random_state=_SEED,
-        num_threads=1, dtype=np.float32,
-    )  # fmt: skip
-    model.fit(events, show_progress=False)
+    with threadpool_limits(1, "blas"):  # the machine has feeds to serve
+        model = AlternatingLeastSquares(
+            factors=factors,
+            regularization=_REGULARISATION,
+            alpha=_ALPHA,
+            iterations=_ITERATIONS,
+            random_state=_SEED,
+            num_threads=1,
+            dtype=np.float32,
+        )
+        model.fit(events, show_progress=False)
     return Factors(np.ascontiguousarray(model.item_factors, np.float32))
 
 

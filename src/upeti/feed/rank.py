@@ -22,12 +22,12 @@ from upeti.feed.features import COLUMNS, FEATURES, NAMES, columns_of
 Matrix = NDArray[np.float32]
 
 ALL: Final = frozenset(GROUPS)
-ROUNDS: Final = 150
+ROUNDS: Final = 80
 PARAMETERS: Final[dict[str, Any]] = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 15,
-    "learning_rate": 0.06,
-    "num_leaves": 31,
+    "learning_rate": 0.1,
+    "num_leaves": 15,
     "min_data_in_leaf": 100,
     "feature_fraction": 0.7,
     "bagging_fraction": 0.8,

@@ -37,7 +37,8 @@ from upeti.feed.store import FeedStore
 from upeti.journal.acts import act, record_acts
 
 TRAIN_DAYS: Final = 20
-HELD_BACK_DAYS: Final = 3
+HELD_BACK_DAYS: Final = 3  # at least
+HELD_BACK_FEEDS: Final = 400  # … and so many feeds, where half of the days have them; the gate asks for 200
 NIGHTS: Final = 3  # models are trained anew every so many of the replayed days
 FEEDS_MAX: Final = 6_000  # to train on; more take longer and gain little
 LEAK_EVENTS: Final = 400
@@ -167,10 +168,9 @@ def _masks(experiments: Sequence[Experiment]) -> list[frozenset[str]]:
 
 def _replayed(state: FeedState, feedback: Sequence[Feedback], last_day: int) -> tuple[TrainingSet, list[ReplayedFeed]]:
     """Play the log; return what to train on and what to judge by."""
-    held_from = last_day - HELD_BACK_DAYS + 1
+    held_from = _held_from(feedback, last_day)
     draw = np.random.default_rng(0)
-    days = feedback[-1].at_ns // DAY_NS - feedback[0].at_ns // DAY_NS
-    from_day = max(last_day - HELD_BACK_DAYS - TRAIN_DAYS, last_day - days + 1)
+    from_day = max(held_from - TRAIN_DAYS, feedback[0].at_ns // DAY_NS + 1)
     recent = sum(one.at_ns // DAY_NS >= from_day for one in feedback)
     share = min(1.0, 3 * FEEDS_MAX / max(recent, 1))  # about a third of the events begin a feed
     training = TrainingSet()
@@ -183,6 +183,19 @@ def _replayed(state: FeedState, feedback: Sequence[Feedback], last_day: int) -> 
         elif len(training) < FEEDS_MAX:
             training.add(feed.features, feed.taken)
     return training, held_back
+
+
+def _held_from(feedback: Sequence[Feedback], last_day: int) -> int:
+    """Return the first of the days that are held back."""
+    users: dict[int, set[str]] = {}
+    for one in feedback:
+        users.setdefault(one.at_ns // DAY_NS, set()).add(one.user)
+    half = last_day - (last_day - min(users)) // 2
+    day, feeds = last_day + 1, 0
+    while day > half and (last_day - day + 1 < HELD_BACK_DAYS or feeds < HELD_BACK_FEEDS):
+        day -= 1
+        feeds += len(users.get(day, ()))
+    return day
 
 
 def _log_of(state: FeedState, feedback: Sequence[Feedback]) -> EventLog:
@@ -222,7 +235,15 @@ def _mean(values: Floats) -> float:
 
 def _leaks(store: FeedStore, tenant: str, feedback: Sequence[Feedback]) -> tuple[Leak, ...]:
     events = [Event(one.user, one.item, one.at_ns, one.value) for one in feedback[-LEAK_EVENTS:]]
-    return find_leaks(builder(lambda: load_state(store, tenant, with_feedback=False)[0]), events, probes=LEAK_PROBES)
+    named = {one.item for one in events}
+    items = [item for item in store.items(tenant) if item.id in named]
+
+    def state_of() -> FeedState:
+        state = FeedState()
+        state.put_items(items)
+        return state
+
+    return find_leaks(builder(state_of), events, probes=LEAK_PROBES)
 
 
 def main() -> None:
