@@ -136,7 +136,7 @@ def cells(data: Data, repeats: int, repeats_honest: int) -> Iterator[dict[str, A
         shapes = [shape_of(text, SALT) for text in texts]
         for calls in WINDOWS:
             for mix in MIXES:
-                of = repeats if mix else repeats_honest
+                of = repeats_honest if not mix and calls == LIMITS.windows.calls else repeats
                 found = sum(_drifts(dice, shapes, harvest, calls, mix) for _ in range(of))
                 yield {"traffic": name, "calls": calls, "mix": mix, **asdict(Rate.of_counts(found, of))}
             progress(f"drift in {name}, windows of {calls}")
@@ -434,7 +434,7 @@ def progress(text: str) -> None:
 def run(*, quick: bool) -> Results:
     data = Data()
     made = Results(time.strftime("%Y-%m-%d"))
-    repeats, honest, tenants, guilty, clusters = (4, 8, 2, 2, 1) if quick else (100, 400, 50, 20, 10)
+    repeats, honest, tenants, guilty, clusters = (4, 8, 2, 2, 1) if quick else (100, 400, 40, 20, 10)
     fired: dict[str, list[int]] = {}
     made.cells = list(cells(data, repeats, honest))
     made.honest = list(courses(data, HONEST, tenants, fired))
