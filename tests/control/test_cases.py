@@ -193,6 +193,45 @@ def test_a_hold_by_rule_is_short_and_ends_by_itself(store: Store, tmp_path: Path
     assert case_of(store, case_id).state is State.QUARANTINED
 
 
+def test_a_hold_does_not_undo_a_throttle(store: Store, tmp_path: Path) -> None:
+    evidence = {"what": "the provider blocked the account for abuse"}
+    first = open_case(store, tmp_path, "acme", "abuse_block", evidence, at_ns=NOW)
+    decide(store, tmp_path, first, Event.THROTTLE, person="Ana Putri", why="again", settings=SETTINGS, at_ns=NOW)
+    until_ns = NOW + 3600 * 10**9
+    for _ in range(2):
+        held = open_case(
+            *(store, tmp_path, "acme", "abuse_block", evidence), state="quarantined", until_ns=until_ns, at_ns=NOW
+        )
+        assert held == "C-000002"
+    assert [case.state for case in all_cases(store)] == [State.QUARANTINED, State.THROTTLED]
+    end_clocks(store, tmp_path, SETTINGS, until_ns)
+    assert [case.state for case in all_cases(store)] == [State.OPEN, State.THROTTLED]
+
+
+def test_the_case_of_a_cluster_takes_new_tenants_until_somebody_decides(store: Store, tmp_path: Path) -> None:
+    kind = "cluster:template:1"
+    for tenants in (["a", "b"], ["b", "c"], ["a"]):
+        see(store, tmp_path, tenants, {"drift": DRIFT}, SETTINGS, kind=kind, at_ns=NOW)
+    (case,) = all_cases(store)
+    assert case.tenants == ("a", "b", "c")
+    decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="one hand", settings=SETTINGS, at_ns=NOW)
+    for tenants in (["a", "c"], ["c", "d"]):
+        see(store, tmp_path, tenants, {"drift": DRIFT}, SETTINGS, kind=kind, at_ns=NOW)
+    second, first = all_cases(store)
+    assert (first.tenants, second.tenants, second.state) == (("a", "b", "c"), ("c", "d"), State.OPEN)
+    assert sorted(effects(store).suspended) == ["a", "b", "c"]
+
+
+def test_nobody_is_suspended_twice_on_the_same_evidence(store: Store, tmp_path: Path) -> None:
+    case = suspended(store, tmp_path)
+    decide(store, tmp_path, case.id, Event.REDUCE, person="Ana Putri", why="they asked", settings=SETTINGS, at_ns=NOW)
+    with pytest.raises(CaseError, match="on the same evidence before"):
+        decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="after all", settings=SETTINGS)
+    open_case(store, tmp_path, "acme", "conduct", SIGNS, family="signs", at_ns=NOW)
+    again = decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="new signs", settings=SETTINGS)
+    assert again.bundle_sha256 != case.bundle_sha256
+
+
 def test_nothing_changes_when_the_act_cannot_be_recorded(store: Store, tmp_path: Path) -> None:
     case_id = open_case(store, tmp_path, "acme", "conduct", DRIFT)
     blocked = tmp_path / "blocked"

@@ -41,12 +41,14 @@ class Client:
     """Calls on one connection, fast enough to fill windows."""
 
     def __init__(self, url: str) -> None:
+        self.call_ids: list[str] = []
         self._line = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=20)
 
     def call(self, text: str, *, key: str = KEY, system: str = "", **fields: Any) -> tuple[int, Any]:
         headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
         self._line.request("POST", "/v1/chat/completions", body(text, system, **fields), headers)
         answer = self._line.getresponse()
+        self.call_ids.append(answer.headers["x-request-id"])
         return answer.status, json.loads(answer.read())
 
 
@@ -91,6 +93,10 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
     (case,) = cases(upeti)
     assert (case["id"], case["tenants"]) == ("C-000001", ["acme"])
     assert sorted(case["families"]) == ["drift", "purpose", "signs"]
+    throttle = ("conduct:C-000001:acme", "case", "60")
+    until(
+        lambda: throttle in [(one["name"], one["source"], one["limit"]) for one in upeti.ask("/v1/budgets")], seconds=20
+    )
     events = [event["event"] for event in upeti.ask("/v1/conduct/cases/C-000001")["events"]]
     assert [event for event in events if event != "evidence"] == ["open", "warn", "throttle"]
 
@@ -106,7 +112,8 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
     assert hashlib.sha256(bundle).hexdigest() == json.loads(suspended.stdout)["bundle_sha256"]
     evidence = json.loads(bundle)["evidence"]
     assert {one["family"] for one in evidence} == {"drift", "purpose", "signs"}
-    assert all(one["call_digests"] for one in evidence)
+    own = {hashlib.sha256(call_id.encode()).hexdigest()[:16] for call_id in client.call_ids}
+    assert all(set(one["call_digests"]) <= own and one["call_digests"] for one in evidence)
 
     appealed = json.loads(tell(upeti, "POST", "cases/C-000001/steps", event="appeal", **ana)[1])
     assert (appealed["state"], bool(appealed["until"])) == ("appealed", True)

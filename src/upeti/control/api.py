@@ -119,7 +119,9 @@ class ShownBudget(BaseModel):
 
     id: str
     name: str
-    source: str = Field(description="`file`, `state`, `key` (a key's own limit); empty: it was removed.")
+    source: str = Field(
+        description="`file`, `state`, `key` (a key's own limit), `case` (of conduct); empty: it was removed."
+    )
     unit: str = Field(description="A currency; `calls` or `tokens` for a rate limit.")
     window: str
     zone: str

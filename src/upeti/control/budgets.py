@@ -20,7 +20,7 @@ from upeti.control.store import Store, StoreError, raise_counter
 from upeti.core import config
 from upeti.core.amount import decimal_text
 from upeti.core.errors import ConfigError
-from upeti.money.budget_terms import KEY_PREFIX, BudgetTerms, key_terms, name_of, root_of
+from upeti.money.budget_terms import CASE_PREFIX, KEY_PREFIX, BudgetTerms, key_terms, name_of, root_of
 from upeti.money.window import iso_time
 
 SELECTORS: Final = ("tenant", "project", "key", "feature")
@@ -137,7 +137,9 @@ def standings(terms: Mapping[str, BudgetTerms], stored: Iterable[str], ledger: L
         # While nothing runs nobody has taken a new limit into the ledger yet.
         row = msgspec.structs.replace(row, limit_pico=each.limit_pico)
         source = "key" if root.startswith(KEY_PREFIX) else "state" if each.name in in_state else "file"
-        found.append(_standing(row, each, "file" if each.is_rate else source, freezes.get(root)))
+        if each.is_rate:
+            source = "case" if root.startswith(CASE_PREFIX) else "file"
+        found.append(_standing(row, each, source, freezes.get(root)))
     for row in rows.values():
         if root_of(row.id) not in terms and not row.ends_ns:
             gone = BudgetTerms(name=name_of(row.id), limit=decimal_text(row.limit_pico), unit=row.unit)

@@ -9,7 +9,7 @@ import msgspec
 from upeti.control.cases import Case, all_cases
 from upeti.control.store import Store
 from upeti.core.config import Conduct
-from upeti.money.budget_terms import CALLS, BudgetTerms
+from upeti.money.budget_terms import CALLS, CASE_PREFIX, BudgetTerms
 from upeti.money.window import iso_time
 from upeti.rights.conduct.case import NOT_SERVED, State
 
@@ -51,7 +51,9 @@ def throttle_terms(made: Effects, settings: Conduct) -> list[BudgetTerms]:
     """Return the rate limits that throttled tenants are under."""
     limit = str(settings.throttle_calls_per_minute)
     return [
-        BudgetTerms(name=f"conduct:{case}:{tenant}", limit=limit, unit=CALLS, window="minute", shares=(), tenant=tenant)
+        BudgetTerms(
+            name=f"{CASE_PREFIX}{case}:{tenant}", limit=limit, unit=CALLS, window="minute", shares=(), tenant=tenant
+        )
         for case, tenant in made.throttles
     ]
 

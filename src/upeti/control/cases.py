@@ -1,8 +1,8 @@
 """Cases of conduct in the state: opened, moved along the table in ``rights.conduct.case``, read.
 
 Rules: every move is an act on the disk before the state changes, with who did it and why; what happened is appended,
-never changed. Evidence is kept as it was given, and a suspension names the SHA-256 of the bundle it stands on. One
-live case for each kind and set of tenants: what comes later is added to it.
+never changed. Evidence is kept as it was given; a suspension names the SHA-256 of the bundle it stands on, and
+nobody is suspended twice on the same one. One live case for each kind and set of tenants: what comes later is added.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from upeti.rights.conduct.case import (
 RULE: Final = "rule:conduct"
 CLOCK: Final = "rule:clock"
 REPORT: Final = "report"  # kind of a case that a person opens
+CLUSTER_PREFIX: Final = "cluster:"  # of the kinds of cases over keys or companies that belong together
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -109,12 +110,13 @@ def open_case(
     tenants = tuple(sorted({tenant, *others}))
     why = str(evidence.get("what", kind))
     with store.changing() as connection:
-        found = _live(connection, kind, tenants)
+        # A hold ends in an open case: one that throttles goes on beside it.
+        found = _live(connection, kind, tenants, but=State.THROTTLED if beginning is State.QUARANTINED else None)
         if found is None:
             found = _insert(connection, data_dir, kind, tenants, now_ns, _Found(why, family or kind, evidence))
         else:
-            found = _add(connection, data_dir, found, now_ns, _Found(why, family or kind, evidence))
-        if beginning is State.QUARANTINED and State(found.state) in (State.OPEN, State.WARNED, State.THROTTLED):
+            found = _add(connection, data_dir, found, tenants, now_ns, _Found(why, family or kind, evidence))
+        if beginning is State.QUARANTINED and found.state in (State.OPEN, State.WARNED):
             _move(connection, data_dir, found, Move(Event.HOLD, why, until_ns=until_ns), now_ns)
         return found.id
 
@@ -160,7 +162,7 @@ def report(store: Store, data_dir: Path, tenant: str, what: str, *, person: str,
         entry = _Found(reason, REPORT, evidence, by)
         if found is None:
             return _insert(connection, data_dir, REPORT, (tenant,), now_ns, entry)
-        return _add(connection, data_dir, found, now_ns, entry)
+        return _add(connection, data_dir, found, (tenant,), now_ns, entry)
 
 
 def move(store: Store, data_dir: Path, case_id: str, wanted: Move, *, at_ns: int | None = None) -> Case:
@@ -272,6 +274,8 @@ def _move(connection: Connection, data_dir: Path, case: Case, wanted: Move, now_
         seen = _events(connection, case.id)
         changes["bundle_events"] = len(seen)
         changes["bundle_sha256"] = hashlib.sha256(bundle(case, seen)).hexdigest()
+        if changes["bundle_sha256"] == case.bundle_sha256:
+            raise CaseError("it was suspended on the same evidence before, and that has ended; add what is new")
         changes["suspended_by"] = wanted.person
         changes["suspended_ns"] = now_ns
         detail["bundle_sha256"] = changes["bundle_sha256"]
@@ -300,15 +304,19 @@ def _insert(
     return case
 
 
-def _add(connection: Connection, data_dir: Path, case: Case, now_ns: int, found: _Found) -> Case:
+def _add(
+    connection: Connection, data_dir: Path, case: Case, tenants: tuple[str, ...], now_ns: int, found: _Found
+) -> Case:
     why, family, evidence, actor = found
     following(case.state, Event.EVIDENCE, person="", families=frozenset(case.families))
     text = _evidence_text(family, evidence)
-    families = sorted({*case.families, family})
-    made = act(now_ns, actor, "conduct.evidence", case.id, why, family=family, evidence_sha256=_sha256(text))
+    families, everyone = sorted({*case.families, family}), sorted({*case.tenants, *tenants})
+    made = act(
+        now_ns, actor, "conduct.evidence", case.id, why, tenants=everyone, family=family, evidence_sha256=_sha256(text)
+    )
     record_acts(data_dir, made)
     _append(connection, case.id, (now_ns, Event.EVIDENCE, case.state, actor, why, made.act_id, text))
-    connection.execute(update(cases).where(cases.c.id == case.id).values(families=families))
+    connection.execute(update(cases).where(cases.c.id == case.id).values(families=families, tenants=everyone))
     return _read(connection, case.id)
 
 
@@ -328,10 +336,18 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _live(connection: Connection, kind: str, tenants: tuple[str, ...]) -> Case | None:
+def _live(connection: Connection, kind: str, tenants: tuple[str, ...], but: State | None = None) -> Case | None:
+    """Return the live case that evidence on these tenants belongs to.
+
+    Which tenants a cluster has is different at each look: its case takes new ones while nobody has decided on it.
+    """
     query = select(cases).where((cases.c.kind == kind) & (cases.c.state != State.CLOSED)).order_by(cases.c.id)
-    found = (_case(row) for row in connection.execute(query).mappings())
-    return next((case for case in found if case.tenants == tenants), None)
+    for row in connection.execute(query).mappings():
+        case = _case(row)
+        widens = kind.startswith(CLUSTER_PREFIX) and (case.state is State.OPEN or set(tenants) <= set(case.tenants))
+        if case.state is not but and (widens or case.tenants == tenants):
+            return case
+    return None
 
 
 def _read(connection: Connection, case_id: str) -> Case:

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from sqlalchemy import distinct, func, select
+from sqlalchemy.exc import SQLAlchemyError
 
-from upeti.control.cases import all_cases, see
+from upeti.control.cases import CLUSTER_PREFIX, all_cases, see
 from upeti.control.purposes import declared
 from upeti.control.store import Store
 from upeti.control.tables_lineage import dataset_rows, datasets
@@ -149,7 +150,8 @@ class ConductSink:
         """Open the cases of what was found; now and then write what is known. Raises what the state or the disk raise."""
         while self._found:
             finding = self._found[0]
-            case = see(self._store, self._data_dir, finding.tenants, finding.families, self._settings, kind=KIND)
+            kind = KIND if finding.unit.startswith("tenant:") else f"{CLUSTER_PREFIX}{finding.unit}"
+            case = see(self._store, self._data_dir, finding.tenants, finding.families, self._settings, kind=kind)
             del self._found[0]
             if case is not None:
                 families = ", ".join(sorted(finding.families))
@@ -173,14 +175,27 @@ class ConductSink:
             parent_of=lambda tenant: self._parents(tenant),
             purpose_of=lambda tenant: self._purposes.get(tenant, ""),
             has_case=self._has_case,
-            pairs_taken=lambda tenants, since_ns: pairs_taken(self._store, tenants, since_ns),
+            pairs_taken=self._pairs_taken,
         )
         self._limits = limits
         self._monitor = Monitor(limits, self._files.salt(), self._files.read(), about)
 
     def _has_case(self, tenants: Sequence[str]) -> bool:
+        """While the state is away nothing is taken for settled."""
         wanted = set(tenants)
-        return any(case.kind == KIND and wanted & set(case.tenants) for case in all_cases(self._store, live=True))
+        try:
+            live = all_cases(self._store, live=True)
+        except SQLAlchemyError:
+            return True
+        return any(
+            wanted & set(case.tenants) for case in live if case.kind == KIND or case.kind.startswith(CLUSTER_PREFIX)
+        )
+
+    def _pairs_taken(self, tenants: Sequence[str], since_ns: int) -> int:
+        try:
+            return pairs_taken(self._store, tenants, since_ns)
+        except SQLAlchemyError:
+            return 0
 
     def _save(self) -> None:
         if self._monitor is not None:

@@ -21,6 +21,7 @@ CALLS: Final = "calls"
 TOKENS: Final = "tokens"
 RATE_UNITS: Final = frozenset({CALLS, TOKENS})
 KEY_PREFIX: Final = "key:"  # of the budget that a key's own limit is
+CASE_PREFIX: Final = "conduct:"  # of the rate limit that a case puts on a tenant
 
 SHARES: Final = (50, 80, 100)
 

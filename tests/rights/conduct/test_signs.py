@@ -30,7 +30,7 @@ LIMITS = thresholds()
 
 
 def note(number: int = 0, **changes: Any) -> Note:
-    usual: dict[str, Any] = {"at_ns": number, "call": number, "tenant": "acme", "key": "k1", "shape": SHAPE}
+    usual: dict[str, Any] = {"at_ns": number, "call": f"{number}", "tenant": "acme", "key": "k1", "shape": SHAPE}
     return Note(**(usual | {"marks": 0, "prompt": number} | changes))
 
 

@@ -72,7 +72,6 @@ LIFE_CYCLE: Final[dict[State, dict[Event, State]]] = {
         Event.EVIDENCE: State.THROTTLED,
         Event.THROTTLE: State.THROTTLED,  # again: by a person it has no end, by rule a new one
         Event.THROTTLE_ENDED: State.WARNED,
-        Event.HOLD: State.QUARANTINED,
         Event.SUSPEND: State.SUSPENDED,
         **_ANY,
     },

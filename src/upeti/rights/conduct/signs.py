@@ -25,7 +25,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     """What is kept of one call: numbers, and digests under a salt that stays here."""
 
     at_ns: int
-    call: int  # digest of its id, for the evidence
+    call: str  # digest of its id, for the evidence
     tenant: str
     key: str
     shape: Shape
