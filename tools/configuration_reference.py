@@ -51,6 +51,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[[capture.rule]]", config.RedactionRule),
     ("[conduct]", config.Conduct),
     ("[feed]", config.Feed),
+    ("[feed.enrichment]", config.FeedEnrichment),
 ]
 
 

@@ -99,7 +99,7 @@ def refit_command(tenant: TenantArgument, as_json: JsonOption = False, config: C
     """Train the models anew and let them serve if they pass the gate. A running service takes them within a second."""
     from upeti.feed.refit import refit
 
-    with _opened(config) as (store, directory):
+    with opened(config) as (store, directory):
         done = refit(store, directory, tenant, now_ns=time.time_ns())._asdict()
     if as_json:
         typer.echo(json.dumps(_finite(done), indent=2))
@@ -123,7 +123,7 @@ def rollback_command(
     """Have an earlier version of the models serve again."""
     from upeti.feed.refit import rollback
 
-    with _opened(config) as (store, directory):
+    with opened(config) as (store, directory):
         version = rollback(store, directory, tenant, actor=actor, reason=reason, now_ns=time.time_ns(), to=to)
     typer.echo(f"version {version} serves again")
 
@@ -144,7 +144,7 @@ def _import(config: Path | None, tenant: str, data: Data, *, as_json: bool, skip
     from upeti.feed.importing import import_data
 
     began_s = time.monotonic()
-    with _opened(config) as (store, _):
+    with opened(config) as (store, _):
         done = import_data(store, tenant, data, time.time_ns(), left_out=[] if skip_bad else None)
     if as_json:
         typer.echo(json.dumps(done._asdict(), indent=2))
@@ -161,7 +161,7 @@ def _import(config: Path | None, tenant: str, data: Data, *, as_json: bool, skip
 
 
 @contextmanager
-def _opened(config: Path | None) -> Iterator[tuple[FeedStore, Path]]:
+def opened(config: Path | None) -> Iterator[tuple[FeedStore, Path]]:
     """Open the feed's store, made where it is not there yet. Raises ``ConfigError``."""
     from upeti.cli.state import state_of
     from upeti.core.errors import ConfigError

@@ -113,7 +113,9 @@ COMMANDS: Final = {
         "Cases of tenants that may harvest answers: evidence, warnings, suspensions, appeals.",
     ),
     "feed": Command(
-        "upeti.cli.feed", "feed_app", "Serve a personal feed, bring data in, train its ranker, see it at work."
+        "upeti.cli.feed_lab",  # all of it: serving, importing, and experiments
+        "feed_app",
+        "Serve a personal feed, bring data in, train its ranker, see what enrichment is worth.",
     ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }

@@ -233,4 +233,5 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         rights=replace(config.rights, terms_files=tuple(map(absolute, config.rights.terms_files))),
         contract=tuple(map(contract, config.contract)),
         key=tuple(map(key, config.key)),
+        feed=replace(config.feed, enrichment=replace(config.feed.enrichment, key=place(config.feed.enrichment.key))),
     )

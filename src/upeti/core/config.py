@@ -556,6 +556,38 @@ class Capture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rule: tuple[RedactionRule, ...] = ()
 
 
+class FeedEnrichment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[feed.enrichment]`: how `upeti feed enrich` asks models about items, as a client of the gateway. See
+    [worth](feed-worth.md).
+    """
+
+    url: Annotated[
+        str,
+        Meta(description="Base URL of the gateway, with `/v1`. Empty: the gateway of this configuration."),
+    ] = ""
+    key: Secret | None = None
+    route: Annotated[
+        RouteName,
+        Meta(
+            description="The model name that it sends. Make a route of this name: its candidates say whether a paid model or "
+            "one of your own answers."
+        ),
+    ] = "feed-enrichment"
+    student_channels: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Channels that are models of your own: what they answer is a student's, in experiments too. Channels "
+            "of kind `embedded` always are."
+        ),
+    ] = ()
+    items_per_call: Annotated[
+        int, Meta(ge=1, le=64, description="Items asked about in one call; the instructions are paid for once a call.")
+    ] = 8
+    calls_at_once: Annotated[
+        int, Meta(ge=1, le=64, description="Calls under way: what a kill can cost without its result.")
+    ] = 4
+
+
 class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[feed]`: a personal feed of your items, beside the gateway (`pip install 'upeti[feed]'`). See [feed](feed.md)."""
 
@@ -598,6 +630,7 @@ class Feed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embed: Annotated[
         bool, Meta(description="Embed items with the packaged MiniLM, on this machine, where no enrichment has.")
     ] = True
+    enrichment: FeedEnrichment = msgspec.field(default_factory=FeedEnrichment)
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from upeti import __version__
 from upeti.core.errors import BadRequest, NotFound
 from upeti.feed import wire
+from upeti.feed.api_lab import lab_routes
 from upeti.feed.gorse_api import (
     Number,
     Offset,
@@ -49,7 +50,7 @@ def create_app(service: FeedService, tenant_of: TenantOf) -> FastAPI:
     app.state.tenant_of = tenant_of
     app.state.service = service
     add_errors(app)
-    for routes in (feedback_routes, item_routes, user_routes, recommend_routes, health_routes, _routes):
+    for routes in (feedback_routes, item_routes, user_routes, recommend_routes, health_routes, _routes, lab_routes):
         app.include_router(routes(service))
     return app
 

@@ -22,18 +22,17 @@ from upeti.core.errors import ConfigError
 from upeti.feed.enrichment_store import EnrichmentStore
 from upeti.feed.experiment import Experiment, is_held_out
 from upeti.feed.impressions import ImpressionLog
+from upeti.feed.interactions import NEGATIVE_KINDS, is_positive
 from upeti.feed.items import Feedback
 from upeti.feed.lift import Users
 from upeti.feed.sequential import Interval
 from upeti.feed.store import FeedStore
 from upeti.feed.worth import ArmUsers, Spent, Worth, judge
 from upeti.journal import events_store
+from upeti.journal.blocks import journal_dir
 
 DAY_NS: Final = 86_400 * 10**9
 BEFORE_NS: Final = 28 * DAY_NS  # what a user did in four weeks says most of what CUPED can take out
-# Kinds of feedback that are no engagement: what turns people away, and what is only noted.
-HIDES: Final = ("hide", "dislike", "report", "not_interested")
-_PASSIVE: Final = (*HIDES, "read", "view", "impression", "skip")
 _NS_MAX: Final = 2**63 - 1
 
 _QUERY: Final = """
@@ -103,12 +102,12 @@ def observe(experiment: Experiment, log: ImpressionLog, feedback: Sequence[Feedb
     kinds = set(experiment.engaged_kinds)
 
     def engages(one: Feedback) -> bool:
-        return one.kind in kinds if kinds else one.kind not in _PASSIVE
+        return one.kind in kinds if kinds else is_positive(one.kind)
 
     events = [
         (one.user, one.item, one.at_ns, engages(one))
         for one in feedback
-        if from_ns <= one.at_ns < to_ns + within_ns and (engages(one) or one.kind in HIDES)
+        if from_ns <= one.at_ns < to_ns + within_ns and (engages(one) or one.kind in NEGATIVE_KINDS)
     ]
     before: dict[str, int] = {}
     for one in feedback:
@@ -221,7 +220,7 @@ def report(
         worth = worth._replace(warnings=(*worth.warnings, note))
     calls_pico, journal = enrichments.balance()[1], None
     lost = (0, 0)
-    if data_dir is not None and feature:
+    if data_dir is not None and journal_dir(data_dir).is_dir():  # else the gateway is on another machine
         journal, *lost_ = _journal(data_dir, feature, {call.call_id for call in enrichments.calls()})
         lost = (lost_[0], lost_[1])
     return Report(worth, _course(experiment, observed, spent), calls_pico, journal, *lost)

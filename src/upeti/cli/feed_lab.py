@@ -1,0 +1,320 @@
+"""`upeti feed experiment`, `worth`, `enrich`: what enrichment earns, what it costs, and getting it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from upeti.cli.feed import TenantArgument, feed_app, opened
+from upeti.cli.options import CONFIG_FILE, ConfigOption, JsonOption
+from upeti.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from upeti.core.config import Config
+    from upeti.feed.enrichment_worker import Passed
+    from upeti.feed.experiment import Arm, Experiment
+    from upeti.feed.experiments import Experiments
+    from upeti.feed.store import FeedStore
+    from upeti.feed.worth_data import Report
+
+experiment_app = typer.Typer(help="Make, start, stop and list experiments.", no_args_is_help=True)
+feed_app.add_typer(experiment_app, name="experiment")
+
+NameArgument = Annotated[str, typer.Argument(help="Name of an experiment.", metavar="NAME")]
+ActorOption = Annotated[str, typer.Option("--by", help="Who decides; it is kept in the journal of acts.")]
+ReasonOption = Annotated[str, typer.Option("--why", help="Why; it is kept in the journal of acts.")]
+
+
+@experiment_app.command("create")
+def create_command(
+    name: NameArgument,
+    tenant: TenantArgument,
+    arm: Annotated[
+        list[str],
+        typer.Option(
+            help="An arm as NAME=GROUPS or NAME=GROUPS:WEIGHT, once for each. GROUPS are popularity, collaborative, metadata, "
+            "enrichment_student, enrichment_paid, joined by +; `free` is the first three, `all` is all."
+        ),
+    ],
+    event_value: Annotated[str, typer.Option(help="What one more engaged event is worth (λ), as a decimal.")] = "0.001",
+    currency: Annotated[str, typer.Option(help="Currency of that value, the one in which enrichment is paid.")] = "USD",
+    holdout: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of items for which no enrichment is bought.")
+    ] = 0.0,
+    traffic: Annotated[float, typer.Option(min=0, max=1, help="Share of users who are in it.")] = 1.0,
+    users: Annotated[int, typer.Option(min=100, help="Users per arm at which intervals shall be tightest.")] = 10_000,
+    error: Annotated[float, typer.Option(help="How often the verdict may be wrong, at any time.")] = 0.05,
+    kind: Annotated[
+        list[str] | None, typer.Option(help="Kinds of feedback that count; all positive ones without it.")
+    ] = None,
+    within: Annotated[int, typer.Option(min=1, help="Seconds after an impression in which an event counts.")] = 86_400,
+    by: ActorOption = "cli",
+    why: ReasonOption = "",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make an experiment, or replace one that has not begun. It begins with `upeti feed experiment start`."""
+    with opened(config) as (store, directory):
+        from upeti.feed.experiment import Experiment
+
+        made = Experiment(
+            name,
+            tuple(_arm(text) for text in arm),
+            traffic,
+            holdout,
+            event_value,
+            currency.upper(),
+            tuple(kind or ()),
+            within,
+            error,
+            users,
+        )
+        _show([_experiments(store, directory, tenant).put(_checked(made), by, time.time_ns(), why)], as_json=as_json)
+
+
+@experiment_app.command("start")
+def start_command(
+    name: NameArgument, tenant: TenantArgument, by: ActorOption = "cli", why: ReasonOption = "",
+    as_json: JsonOption = False, config: ConfigOption = None,
+) -> None:  # fmt: skip
+    """Begin an experiment. From here on it cannot be changed; a running feed service takes it within a second."""
+    with opened(config) as (store, directory):
+        _show([_experiments(store, directory, tenant).start(name, by, time.time_ns(), why)], as_json=as_json)
+
+
+@experiment_app.command("stop")
+def stop_command(
+    name: NameArgument, tenant: TenantArgument, by: ActorOption = "cli", why: ReasonOption = "",
+    as_json: JsonOption = False, config: ConfigOption = None,
+) -> None:  # fmt: skip
+    """End an experiment; everybody gets the default arm again. Its verdict stays."""
+    with opened(config) as (store, directory):
+        _show([_experiments(store, directory, tenant).stop(name, by, time.time_ns(), why)], as_json=as_json)
+
+
+@experiment_app.command("drop")
+def drop_command(
+    name: NameArgument, tenant: TenantArgument, by: ActorOption = "cli", why: ReasonOption = "",
+    as_json: JsonOption = False, config: ConfigOption = None,
+) -> None:  # fmt: skip
+    """Give up an experiment that has not begun."""
+    with opened(config) as (store, directory):
+        _show([_experiments(store, directory, tenant).drop(name, by, time.time_ns(), why)], as_json=as_json)
+
+
+@experiment_app.command("list")
+def list_command(tenant: TenantArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List experiments, the oldest first."""
+    with opened(config) as (store, directory):
+        _show(_experiments(store, directory, tenant).all(), as_json=as_json)
+
+
+@feed_app.command("worth")
+def worth_command(
+    name: NameArgument,
+    tenant: TenantArgument,
+    page: Annotated[
+        Path | None, typer.Option(help="Write the verdict as a page with plots into this .html.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Print the verdict of an experiment: pay, replace by student, stop paying, or undecided and how many users it takes.
+
+    It may be looked at as often as you like. Costs are those of the versions that were bought or shown, and are compared
+    with the gateway's journal.
+    """
+    with opened(config) as (store, directory):
+        from upeti.feed.enrichment_worker import FEATURE
+        from upeti.feed.worth_data import report
+        from upeti.feed.worth_pages import as_values
+        from upeti.feed.worth_pages import page as page_of
+
+        experiment = _experiments(store, directory, tenant).get(name)
+        found = report(experiment, store, tenant, time.time_ns(), data_dir=directory, feature=FEATURE)
+        if page is not None:
+            _write(page, page_of(found, experiment, time.time_ns()))
+        if as_json:
+            typer.echo(json.dumps(as_values(found, experiment), indent=2))
+            return
+        _print(found)
+        if page is not None:
+            typer.echo(f"{page} is written.")
+
+
+@feed_app.command("enrich")
+def enrich_command(
+    tenant: TenantArgument,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what is new and changed, until Ctrl-C.")] = False,
+    url: Annotated[
+        str, typer.Option(help="Base URL of the gateway, in place of the configuration's.", show_default=False)
+    ] = "",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Ask models about new and changed items, through the gateway: tags, quality, safety, with cost and provenance.
+
+    What is known is not asked again. Without money or gateway it waits (`--follow`) or says so and ends with status 1.
+    """
+    from upeti.control import config_file
+
+    read = config_file.load(config or Path(CONFIG_FILE))
+    with opened(config) as (store, directory):
+        done = _enrich(read, store, directory, tenant, url, follow=follow, as_json=as_json)
+    if done is not None and (done.pause_s or done.tried):
+        raise typer.Exit(1)
+
+
+def _enrich(
+    read: Config, store: FeedStore, directory: Path, tenant: str, url: str, *, follow: bool, as_json: bool
+) -> Passed | None:
+    from upeti.feed.enrichment_worker import EnrichmentWorker, Settings
+    from upeti.feed.gateway_client import GatewayClient
+
+    wanted = read.feed.enrichment
+    client = GatewayClient(url or wanted.url or _own_gateway(read), _key(read, directory))
+    own = {channel.name for channel in read.channel if channel.kind == "embedded"}
+    settings = Settings(
+        wanted.route,
+        tuple(own | set(wanted.student_channels)),
+        wanted.items_per_call,
+        calls_at_once=wanted.calls_at_once,
+    )
+    worker = EnrichmentWorker(store, tenant, client, _experiments(store, directory, tenant), settings)
+    if not follow:
+        done = worker.run_once()
+        _tell(done, as_json=as_json)
+        return done
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    worker.follow(stop.wait, lambda done: _tell(done, as_json=as_json))
+    return None
+
+
+def _tell(done: Passed, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(done._asdict()))
+    else:
+        typer.echo(
+            f"{done.labelled:,} labelled in {done.calls:,} calls, {done.copied:,} copied from items with the same text, "
+            f"{done.given_up:,} given up, {done.tried:,} to be tried again"
+        )
+        if done.pause_s:
+            typer.echo(f"waiting {done.pause_s:.0f} s: {done.why}", err=True)
+    sys.stdout.flush()
+
+
+def _own_gateway(read: Config) -> str:
+    if not read.gateway.port:
+        raise ConfigError(
+            "the gateway's port is chosen by the system; name its address with --url or in [feed.enrichment]"
+        )
+    host = "127.0.0.1" if read.gateway.host in ("0.0.0.0", "::", "") else read.gateway.host  # noqa: S104 - asked, not bound
+    scheme = "https" if read.gateway.tls_certificate else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{read.gateway.port}/v1"
+
+
+def _key(read: Config, directory: Path) -> str:
+    """Return the worker's client key. Raises ``ConfigError``."""
+    from upeti.control.store import Store
+    from upeti.gateway.secrets import resolve
+    from upeti.gateway.snapshot import SecretRef
+
+    place = read.feed.enrichment.key
+    if place is None:
+        raise ConfigError(
+            'the worker needs a key of the gateway: upeti keys create --tenant …, then key = "env:NAME" in [feed.enrichment]'
+        )
+    kind, _, name = place.partition(":")
+    sealed = Store(directory).sealed_secrets().get(name, b"") if kind == "stored" else b""
+    return resolve(SecretRef(kind, name, sealed), directory)
+
+
+def _experiments(store: FeedStore, directory: Path, tenant: str) -> Experiments:
+    from upeti.feed.experiments import Experiments
+
+    return Experiments(store.tenant_dir(tenant), directory, tenant)
+
+
+def _arm(text: str) -> Arm:
+    from upeti.feed.experiment import FREE, GROUPS, Arm
+
+    name, equals, rest = text.partition("=")
+    groups, _, weight = rest.partition(":")
+    if not name or not equals or not groups or (weight and not weight.isdecimal()):
+        raise ConfigError(f"{text!r} is no arm; write it as paid=all, student=free+enrichment_student or free=free:2")
+    mask: set[str] = set()
+    for group in groups.split("+"):
+        mask |= {"free": set(FREE), "all": set(GROUPS)}.get(group, {group})
+    return Arm(name, frozenset(mask), int(weight or 1))
+
+
+def _checked(experiment: Experiment) -> Experiment:
+    """Return it as the API would take it. Raises ``ConfigError``."""
+    import msgspec
+
+    try:
+        return msgspec.convert(msgspec.to_builtins(experiment), type(experiment))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"this is no experiment: {error}") from None
+
+
+def _show(experiments: list[Experiment], *, as_json: bool) -> None:
+    import msgspec
+
+    from upeti.cli.output import cell, console, table
+
+    if as_json:
+        typer.echo(json.dumps([msgspec.to_builtins(one) for one in experiments], indent=2))
+        return
+    if not experiments:
+        typer.echo("There are no experiments.")
+        return
+    columns = table([(name, False) for name in ("name", "state", "arms", "event value", "held out")])
+    for one in experiments:
+        arms = ", ".join(f"{arm.name} ({'+'.join(sorted(arm.mask)) or 'nothing'})" for arm in one.arms)
+        values = (one.name, one.state.value, arms, f"{one.event_value} {one.currency}", f"{one.item_holdout_share:.0%}")
+        columns.add_row(*map(cell, values))
+    console().print(columns)
+
+
+def _print(found: Report) -> None:
+    from upeti.cli.output import cell, console, plain, table
+    from upeti.core.amount import decimal_text
+    from upeti.feed.worth_pages import interval_text
+
+    worth = found.worth
+    typer.echo(f"{worth.outcome.value.upper()}\n{plain(worth.advice)}\n")
+    for warning in worth.warnings:
+        typer.echo(f"! {plain(warning)}")
+    steps = table([("step", False), ("ΔE /1,000", True), ("ΔC /1,000", True), ("λ·ΔE − ΔC", True), ("ΔC/ΔE", True)])
+    for one in worth.comparisons:
+        values: list[Any] = [
+            f"{one.arm} over {one.over}",
+            interval_text(one.extra_events),
+            decimal_text(one.extra_cost),
+        ]
+        steps.add_row(*map(cell, [*values, interval_text(one.net_benefit), interval_text(one.cost_per_event)]))
+    console().print(steps)
+    for source, spent in worth.spent.items():
+        typer.echo(f"{source}: {decimal_text(spent.pico)} {worth.currency} for {spent.versions:,} versions")
+    if found.journal_pico is not None:
+        typer.echo(
+            f"calls by the worker {decimal_text(found.calls_pico)}, by the journal {decimal_text(found.journal_pico)}; "
+            f"{found.not_received:,} calls ({decimal_text(found.not_received_pico)}) were never received"
+        )
+
+
+def _write(path: Path, html: str) -> None:
+    try:
+        path.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name a file in a directory of yours") from None
