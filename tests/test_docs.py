@@ -31,6 +31,7 @@ from upeti.core.config import (
     Conduct,
     Contract,
     DataPolicy,
+    Feed,
     RateLimit,
     Route,
     Telemetry,
@@ -126,7 +127,8 @@ def test_settings_in_the_docs_are_right(tmp_path: Path) -> None:
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
-        for name, kind in (("telemetry", Telemetry), ("alerts", Alerts), ("capture", Capture), ("conduct", Conduct)):
+        kinds = {"telemetry": Telemetry, "alerts": Alerts, "capture": Capture, "conduct": Conduct, "feed": Feed}
+        for name, kind in kinds.items():
             if name in settings:
                 msgspec.convert(settings.pop(name), kind)
                 found += 1

@@ -5,6 +5,7 @@
 - docs/focus-reference.md: every column and rule of FOCUS, from the tables that the export and the checker use
 - docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
 - docs/conduct.md: the life of a case
+- docs/feed-worth.md: the life of an experiment
 - docs/cut-off.md: the table of signals and the states of a latch
 - docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
@@ -22,6 +23,7 @@ import typer.main
 
 from upeti.cli.main import build
 from upeti.core import errors
+from upeti.feed import experiment
 from upeti.gateway import latch
 from upeti.gateway.holds import ENDINGS, Ended, Rule
 from upeti.money import tenant
@@ -184,6 +186,16 @@ def conduct() -> str:
     return between((DOCS / "conduct.md").read_text(), "case", "\n".join(states))
 
 
+def feed_worth() -> str:
+    states = ["| state | step | next state |", "|---|---|---|"]
+    states += [
+        f"| {state} | {step} | {then} |"
+        for state, steps in experiment.TRANSITIONS.items()
+        for step, then in steps.items()
+    ]
+    return between((DOCS / "feed-worth.md").read_text(), "experiment", "\n".join(states))
+
+
 def cut_off() -> str:
     rows = ["| row | status | error | means | reaction |", "|---|---|---|---|---|"]
     for one in shipped().rows:
@@ -269,6 +281,7 @@ PAGES = {
     "legal.md": legal,
     "conduct.md": conduct,
     "cut-off.md": cut_off,
+    "feed-worth.md": feed_worth,
     "architecture.md": architecture,
 }
 

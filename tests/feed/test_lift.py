@@ -9,22 +9,14 @@ import pytest
 
 from upeti.feed.lift import Users, crossed, lift, rate, variance_removed
 from upeti.feed.sequential import fixed_interval, mixture_interval
-
-
-def draw_users(draw: np.random.Generator, count: int, factor: float = 1.0) -> Users:
-    """People who differ in how much they look and in how much they like; ``before`` is what they did a month earlier."""
-    taste = draw.beta(1.0, 9.0, count)
-    shown = draw.geometric(0.05, count).astype(np.float64)
-    events = draw.binomial(shown.astype(int), np.minimum(taste * factor, 1)).astype(np.float64)
-    before = draw.binomial(60, taste).astype(np.float64)
-    return Users(events, shown, before)
+from upeti.sim.people import equal_arms_by_day, market, people
 
 
 def test_intervals_of_rate_and_lift_cover_though_users_differ() -> None:
     draw = np.random.default_rng(1)
     trials, missed = 500, {"rate": 0, "lift": 0, "cuped": 0, "naive": 0}
     for _ in range(trials):
-        one, other = draw_users(draw, 600, 1.2), draw_users(draw, 400)
+        one, other = people(draw, 600, 1.2), people(draw, 400)
         truth = 0.1 * 0.2
         for name, estimate, true in (
             ("rate", rate(other), 0.1),
@@ -43,24 +35,12 @@ def test_intervals_of_rate_and_lift_cover_though_users_differ() -> None:
 
 def test_an_a_a_test_of_users_who_come_back_every_day_may_be_looked_at_every_day() -> None:
     draw = np.random.default_rng(2)
-    trials, days, size = 300, 28, 500
+    trials, size = 300, 500
     alarms = naive = 0
     for _ in range(trials):
-        taste = draw.beta(1.0, 9.0, (2, size))
-        arrival = draw.integers(0, days, (2, size))
-        shown = np.zeros((2, size))
-        events = np.zeros((2, size))
-        seen = peeked = False
-        for day in range(days):
-            today = np.where(arrival <= day, draw.poisson(3, (2, size)), 0)
-            shown += today
-            events += draw.binomial(today, taste)
-            arms = [Users(events[k][shown[k] > 0], shown[k][shown[k] > 0]) for k in (0, 1)]
-            estimate = lift(arms[1], arms[0])
-            seen = seen or mixture_interval(estimate, size).excludes_zero
-            peeked = peeked or fixed_interval(estimate).excludes_zero
-        alarms += seen
-        naive += peeked
+        looks = [lift(other, one) for one, other in equal_arms_by_day(draw, size, 28)]
+        alarms += any(mixture_interval(estimate, size).excludes_zero for estimate in looks)
+        naive += any(fixed_interval(estimate).excludes_zero for estimate in looks)
     assert alarms / trials <= 0.05
     assert naive / trials > 0.1
 
@@ -69,7 +49,7 @@ def test_what_users_did_before_takes_variance_out_and_does_not_bias() -> None:
     draw = np.random.default_rng(3)
     found, removed = [], []
     for _ in range(200):
-        one, other = draw_users(draw, 1000, 1.1), draw_users(draw, 1000)
+        one, other = people(draw, 1000, 1.1), people(draw, 1000)
         found.append(lift(one, other).value)
         removed.append(variance_removed(one, other))
     assert abs(np.mean(found) - 0.01) < 3 * np.std(found) / math.sqrt(200)
@@ -78,7 +58,7 @@ def test_what_users_did_before_takes_variance_out_and_does_not_bias() -> None:
 
 def test_users_without_a_past_are_compared_without_it() -> None:
     draw = np.random.default_rng(4)
-    one, other = draw_users(draw, 500), draw_users(draw, 500)
+    one, other = people(draw, 500), people(draw, 500)
     assert lift(one._replace(before=None), other) == lift(one, other, adjusted=False)
     nothing = one._replace(before=np.zeros(500))
     assert lift(nothing, other._replace(before=np.zeros(500))) == lift(one, other, adjusted=False)
@@ -86,40 +66,12 @@ def test_users_without_a_past_are_compared_without_it() -> None:
 
 @pytest.mark.parametrize("users", [Users(np.zeros(0), np.zeros(0)), Users(np.zeros(3), np.zeros(3))])
 def test_nobody_or_nothing_shown_is_unknown(users: Users) -> None:
-    some = draw_users(np.random.default_rng(5), 200)
+    some = people(np.random.default_rng(5), 200)
     assert math.isnan(rate(users).value)
     assert math.isnan(lift(users, some).variance)
 
 
 # -- items take places from each other ----------------------------------------------------------------------------
-
-
-_LIKING_VARIANCE = 0.1 * 0.9 / 11
-
-
-def market(draw: np.random.Generator, users: int, held_out_share: float, *, uses_enrichment: bool) -> Users:
-    """Users who get 10 of 60 items and engage with what they like.
-
-    The ranker goes by what it expects after a rough look at an item; of items with enrichment, in the arm that may use
-    it, after a sharp one, so it dares to expect more of the good ones. Ten places: what goes up pushes another down.
-    """
-    items, places = 60, 10
-    held = np.arange(items) < held_out_share * items
-    liking = draw.beta(1, 9, (users, items))
-    noise = np.where(held | (not uses_enrichment), 0.15, 0.05)
-    trust = _LIKING_VARIANCE / (_LIKING_VARIANCE + noise**2)
-    score = trust * (liking - 0.1 + noise * draw.standard_normal((users, items)))
-    shown = np.argpartition(-score, places, axis=1)[:, :places]
-    rows = np.arange(users)[:, None]
-    events = (draw.random((users, places)) < liking[rows, shown]).astype(np.float64)
-    on_held = held[shown]
-    return Users(
-        events.sum(axis=1),
-        np.full(users, float(places)),
-        None,
-        (events * on_held).sum(axis=1),
-        on_held.sum(axis=1).astype(np.float64),
-    )
 
 
 def test_comparing_items_misjudges_and_the_crossed_design_does_not() -> None:
@@ -152,7 +104,7 @@ def test_a_control_arm_that_learns_from_the_treated_one_is_seen() -> None:
 
 
 def test_without_a_hold_out_there_is_nothing_to_cross() -> None:
-    some = draw_users(np.random.default_rng(8), 200)
+    some = people(np.random.default_rng(8), 200)
     with pytest.raises(ValueError, match="item_holdout_share"):
         crossed(some, some, 0.0)
     with pytest.raises(ValueError, match="apart"):

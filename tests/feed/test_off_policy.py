@@ -32,10 +32,9 @@ def test_the_log_of_one_policy_tells_what_the_other_earned() -> None:
     # what uniform choice earned, from the log of Thompson sampling
     uniform = np.full(len(learned["click"]), 1 / ITEMS)
     for found in screen(learned["click"], learned["propensity"], uniform):
-        truth = random["click"].mean()
-        noise = 2 * math.sqrt(truth / len(random["click"]))  # the on-policy value is itself an estimate
-        assert found.is_trusted, found
-        assert found.interval.low - noise <= truth <= found.interval.high + noise, found
+        assert found.interval.low <= random["click"].mean() <= found.interval.high, found
+        # 69 clicks, and most of the weight is on 15 of them: covered, and rightly not trusted
+        assert (found.sample > 600, found.events < 20, found.is_trusted) == (True, True, False), found
     # and the other way: what Thompson sampling earned, its choices as often as it made them
     often = np.zeros((PLACES, ITEMS))
     np.add.at(often, (learned["place"], learned["item"]), 1)
@@ -54,11 +53,8 @@ def test_the_log_of_one_policy_tells_what_the_other_earned() -> None:
         predicted_of_target=(often @ rates)[random["place"][rows]],
     )
     assert [one.method for one in found] == ["ips", "snips", "dr"]
-    truth = learned["click"].mean()
-    noise = 2 * math.sqrt(truth / len(learned["click"]))
     for one in found:
-        assert one.is_trusted
-        assert one.interval.low - noise <= truth <= one.interval.high + noise, one
+        assert one.interval.low <= learned["click"].mean() <= one.interval.high, one
 
 
 def test_intervals_cover_the_value_of_the_target() -> None:
@@ -100,6 +96,30 @@ def test_a_log_that_says_little_about_the_target_is_not_trusted() -> None:
     assert effective_sample(target / logged) == 3
     assert all(not one.is_trusted and one.sample < SAMPLE_MIN for one in screen(reward, logged, target))
     assert effective_sample(np.zeros(5)) == 0
+    assert screen(reward, logged, target)[0].interval[:2] == (0, 0)  # nothing rewarded: it may be anything
+
+
+def test_rare_rewards_are_covered_about_as_often_as_is_said_where_they_are_trusted() -> None:
+    draw = np.random.default_rng(2)
+    items = 34
+    trusted = missed = doubted = missed_doubted = 0
+    for base in (0.004, 0.1):
+        for _ in range(6):
+            logging = np.maximum(draw.dirichlet(np.full(items, 0.35)), 0.002)
+            logging /= logging.sum()
+            worth = draw.beta(2, 2 / base - 2, items)
+            for _ in range(50):
+                action = draw.choice(items, 8000, p=logging)
+                reward = (draw.random(8000) < worth[action]).astype(float)
+                snips = screen(reward, logging[action], np.full(8000, 1 / items))[1]
+                outside = not snips.interval.low <= worth.mean() <= snips.interval.high
+                trusted += snips.is_trusted
+                missed += snips.is_trusted and outside
+                doubted += not snips.is_trusted
+                missed_doubted += outside and not snips.is_trusted
+    assert trusted > 150
+    assert missed / trusted < 0.10
+    assert missed_doubted / doubted > missed / trusted
 
 
 @pytest.mark.parametrize("logged", [0.0, 1.2, float("nan")])

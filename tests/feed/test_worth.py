@@ -12,6 +12,7 @@ from upeti.core.amount import parse_pico
 from upeti.feed.experiment import FREE, GROUPS, PAID, STUDENT, Arm, Experiment
 from upeti.feed.lift import Users
 from upeti.feed.worth import ArmUsers, Comparison, Outcome, Spent, Worth, judge
+from upeti.sim.people import LIKING, people
 
 FREE_ARM = Arm("free", FREE)
 STUDENT_ARM = Arm("student", FREE | {STUDENT})
@@ -19,7 +20,7 @@ PAID_ARM = Arm("paid", frozenset(GROUPS))
 TWO = Experiment("two", (FREE_ARM, PAID_ARM), event_value="0.01", users_planned=3000)
 THREE = Experiment("three", (FREE_ARM, STUDENT_ARM, PAID_ARM), event_value="0.01", users_planned=3000)
 IMPRESSIONS = 1_000_000
-BASE = 0.10  # engaged events per impression without enrichment
+BASE = LIKING
 
 
 def spent(paid: str, student: str | None = None) -> dict[str, Spent]:
@@ -30,16 +31,9 @@ def spent(paid: str, student: str | None = None) -> dict[str, Spent]:
     return found
 
 
-def users(draw: np.random.Generator, count: int, rate: float) -> Users:
-    taste = draw.beta(2.0, 18.0, count)  # 0.1 in the mean
-    shown = draw.geometric(1 / 40, count).astype(np.float64)
-    events = draw.binomial(shown.astype(int), np.minimum(taste * rate / BASE, 1)).astype(np.float64)
-    return Users(events, shown, draw.binomial(40, taste).astype(np.float64))
-
-
 def verdict(experiment: Experiment, rates: list[float], costs: dict[str, Spent], *, size: int, seed: int = 1) -> Worth:
     draw = np.random.default_rng(seed)
-    arms = [ArmUsers(arm, users(draw, size, rate)) for arm, rate in zip(experiment.arms, rates, strict=True)]
+    arms = [ArmUsers(arm, people(draw, size, rate / BASE)) for arm, rate in zip(experiment.arms, rates, strict=True)]
     return judge(experiment, arms, costs, IMPRESSIONS)
 
 
@@ -105,7 +99,7 @@ def test_too_little_is_undecided_and_says_how_many_users_it_takes() -> None:
 
 def test_users_in_the_wrong_ratio_forbid_a_verdict() -> None:
     draw = np.random.default_rng(1)
-    arms = [ArmUsers(FREE_ARM, users(draw, 4000, BASE)), ArmUsers(PAID_ARM, users(draw, 3000, BASE * 1.5))]
+    arms = [ArmUsers(FREE_ARM, people(draw, 4000)), ArmUsers(PAID_ARM, people(draw, 3000, 1.5))]
     found = judge(TWO, arms, spent("50"), IMPRESSIONS)
     assert found.outcome is Outcome.UNDECIDED
     assert "planned ratio" in found.advice
@@ -130,7 +124,7 @@ def test_an_experiment_without_a_paid_arm_has_nothing_to_judge() -> None:
 def test_guardrails_are_told_beside_the_verdict() -> None:
     draw = np.random.default_rng(1)
     arms = [
-        ArmUsers(arm, users(draw, 3000, rate), users(draw, 3000, hides))
+        ArmUsers(arm, people(draw, 3000, rate / BASE), people(draw, 3000, hides / BASE))
         for arm, rate, hides in ((FREE_ARM, BASE, 0.01), (PAID_ARM, BASE * 1.4, 0.03))
     ]
     found = judge(TWO, arms, spent("50"), IMPRESSIONS)
@@ -163,7 +157,7 @@ def test_looking_every_day_gives_no_false_verdict() -> None:
     for seed in range(120):
         draw = np.random.default_rng(seed)
         # +10 events per 1,000 at 0.01 are 0.10; a million impressions cost 100
-        parts = [users(draw, 4000, BASE), users(draw, 4000, BASE + 0.01)]
+        parts = [people(draw, 4000), people(draw, 4000, 1.1)]
         for size in range(400, 4001, 400):
             arms = [
                 ArmUsers(arm, Users(*(one[:size] for one in part[:3])))  # type: ignore[index]

