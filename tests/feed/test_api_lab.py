@@ -26,6 +26,8 @@ EXPERIMENT = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeedServer]:
     with feed_server(tmp_path_factory.mktemp("lab")) as running:
+        assert running.call("POST", "/v1/experiments", {**EXPERIMENT, "name": "ended"})[0] == 201
+        assert running.call("POST", "/v1/experiments/ended/drop")[0] == 200
         yield running
 
 
@@ -63,14 +65,14 @@ def test_from_a_draft_to_a_verdict(server: FeedServer) -> None:
     assert "Undecided" in page.text
     acts = [(one.actor, one.kind, one.reason) for one in read_acts(server.service.data_dir)]
     assert ("ana", "experiment.drafted", "to know") in acts
-    assert [one["state"] for one in server.call("GET", "/v1/experiments")[1]] == ["running"]
+    assert [one["state"] for one in server.call("GET", "/v1/experiments")[1]] == ["stopped", "running"]
     assert server.call("POST", "/v1/experiments/worth/stop")[1]["stopped_ns"] <= time.time_ns()
 
 
 def test_another_tenant_sees_none_of_it(server: FeedServer) -> None:
     assert server.call("GET", "/v1/experiments", key="key-of-beta") == (200, [])
-    assert server.call("GET", "/v1/experiments/worth", key="key-of-beta")[0] == 404
-    assert server.call("GET", "/v1/worth?experiment=worth", key="key-of-beta")[0] == 404
+    assert server.call("GET", "/v1/experiments/ended", key="key-of-beta")[0] == 404
+    assert server.call("GET", "/v1/worth?experiment=ended", key="key-of-beta")[0] == 404
     assert server.call("GET", "/v1/experiments", key="nobody's")[0] == 401
 
 
@@ -82,8 +84,8 @@ def test_another_tenant_sees_none_of_it(server: FeedServer) -> None:
         ("POST", "/v1/experiments", {**EXPERIMENT, "name": "x/../y"}, 400, "no experiment"),
         ("POST", "/v1/experiments", {**EXPERIMENT, "event_value": "0"}, 409, "over 0"),
         ("POST", "/v1/experiments/none/start", None, 404, "there is no experiment"),
-        ("POST", "/v1/experiments/worth/explode", None, 404, "/start, /stop, /drop"),
-        ("POST", "/v1/experiments/worth/start", None, 409, "cannot be started"),
+        ("POST", "/v1/experiments/ended/explode", None, 404, "/start, /stop, /drop"),
+        ("POST", "/v1/experiments/ended/start", None, 409, "cannot be started"),
         ("GET", "/v1/worth?experiment=none", None, 404, "there is no experiment"),
     ],
 )
