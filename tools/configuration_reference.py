@@ -52,6 +52,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[conduct]", config.Conduct),
     ("[feed]", config.Feed),
     ("[feed.enrichment]", config.FeedEnrichment),
+    ("[drill]", config.Drill),
 ]
 
 

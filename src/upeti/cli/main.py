@@ -117,6 +117,11 @@ COMMANDS: Final = {
         "feed_app",
         "Serve a personal feed, bring data in, train its ranker, see what enrichment is worth.",
     ),
+    "drill": Command(
+        "upeti.cli.drill",
+        "drill_app",
+        "Cut a channel off on purpose, in the shadow or for real, and read what was left.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

@@ -23,20 +23,23 @@ from upeti.control.alerts import alert_of, all_alerts
 from upeti.control.api_capture import add_capture
 from upeti.control.api_channels import add_channels
 from upeti.control.api_conduct import add_conduct
+from upeti.control.api_drills import add_drills
 from upeti.control.api_lineage import add_lineage
 from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
+from upeti.control.drill_watch import DrillWatch
 from upeti.control.keys import KeyRequest, KeyRow, make_key
 from upeti.control.latch_watch import LatchWatch
 from upeti.control.ledger import Ledger
 from upeti.control.metrics import CONTENT_TYPE, Metrics
-from upeti.control.places import Places
+from upeti.control.places import Node, Places
 from upeti.control.store import Store, StoreError
 from upeti.core.amount import decimal_text
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.money.budget_terms import SHARES, root_of
+from upeti.outlook.remaining import World
 
 _bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
 Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
@@ -50,6 +53,8 @@ class Keeper(Protocol):
     places: Places
     metrics: Metrics
     latches: LatchWatch
+    node: Node
+    drills: DrillWatch
     admin_token: str
 
     @property
@@ -60,6 +65,8 @@ class Keeper(Protocol):
     def status(self) -> dict[str, Any]: ...
 
     def metrics_text(self) -> str: ...
+
+    def world(self) -> World: ...
 
     def refresh(self) -> None: ...
 
@@ -231,6 +238,7 @@ def create_app(keeper: Keeper) -> FastAPI:
 
     _add_budgets(app, keeper, authorize)
     add_rights(app, keeper, authorize)
+    add_drills(app, keeper, authorize)
     add_capture(app, keeper, authorize)
     add_lineage(app, keeper, authorize)
     add_channels(app, keeper, authorize)

@@ -26,6 +26,7 @@ from upeti.core import config as written
 from upeti.core.amount import decimal_text
 from upeti.core.config import Budget, Candidate, Channel, Config, RateLimit
 from upeti.core.errors import ConfigError
+from upeti.gateway.faults import Fault
 from upeti.gateway.latch import Latch
 from upeti.gateway.snapshot import (
     Caller,
@@ -73,6 +74,7 @@ class State(msgspec.Struct, frozen=True):
     terms: Terms = Terms()
     at_ns: int = 0  # moment for which rights are decided
     latches: tuple[Latch, ...] = ()
+    faults: tuple[Fault, ...] = ()  # of drills
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -166,6 +168,7 @@ class _Compilation:
             notices=notices_for(self._state.effects, config.conduct),
             latches=tuple(latch for latch in self._state.latches if latch.subject.channel in channels),
             policies=tuple(map(_policy, config.data_policy)),
+            faults=tuple(fault for fault in self._state.faults if fault.channel in channels),
         )
         return Compiled(snapshot, self._terms | {each.root: each for each in (*budgets, *throttles)}, self._warnings)
 

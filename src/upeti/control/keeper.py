@@ -32,6 +32,8 @@ from upeti.control.case_clock import CaseClock
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
+from upeti.control.drill_watch import DrillWatch
+from upeti.control.drill_world import world_of
 from upeti.control.kept_child import KeptChild
 from upeti.control.latch_watch import LatchWatch
 from upeti.control.ledger import Instance, Ledger
@@ -50,6 +52,7 @@ from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
 from upeti.gateway.log import Log
 from upeti.journal.blocks import KEEPER_PREFIX
+from upeti.outlook.remaining import World
 
 if TYPE_CHECKING:
     import uvicorn
@@ -104,6 +107,9 @@ class Keeper:
         self.links.on_lost = self._link_lost
         self.latches = LatchWatch(self.store, self.places.data_dir, self.links, self.refresh, self.log)
         self.links.on_cut_off = self.latches.hear
+        self.drills = DrillWatch(
+            self.store, self.places.data_dir, self.node.name, config, self.world, self.refresh, self.log
+        )
         self.recovery = Recovery(self.places.data_dir, self.ledger, self.instance, time.time_ns)
         self._recovering = ThreadPoolExecutor(1, "recovery")
         self._changed = asyncio.Event()
@@ -139,6 +145,7 @@ class Keeper:
             self._project(),
             self.budgets.run(),
             self.latches.run(),
+            self.drills.run(),
         ):
             self._start(work)
         for name, module, arguments in (
@@ -220,6 +227,11 @@ class Keeper:
     def config(self) -> Config:
         """The configuration in force."""
         return self.snapshots.config
+
+    def world(self) -> World:
+        """Return what is configured and permitted now, as drills look at it."""
+        assert self.snapshots.current is not None
+        return world_of(self.snapshots.current, self.snapshots.budgets.values(), time.time_ns())
 
     def refresh(self) -> None:
         """Look at the configuration and the keys now. Safe to call from any thread."""

@@ -19,6 +19,7 @@ from upeti.control.capacity import post_capacity
 from upeti.control.case_effects import effects
 from upeti.control.compile import Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import Document
+from upeti.control.drills import faults_in_force
 from upeti.control.latches import all_latches
 from upeti.control.ledger import Ledger
 from upeti.control.models import not_served, quarantine_touched
@@ -30,6 +31,7 @@ from upeti.core.errors import ConfigError
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.log import Log
 from upeti.gateway.snapshot import CaptureView, Snapshot
+from upeti.money.budget_terms import BudgetTerms
 from upeti.money.capacity import Capacity
 from upeti.money.price import Price
 from upeti.money.price_book import PriceBook
@@ -68,6 +70,7 @@ class Snapshots:
         self._changes = -1
         self._terms_of_files: Terms | None = None  # as they were last read whole
         self._rights_until_ns = FOREVER_NS  # when the next decision changes by date
+        self._budgets: dict[str, BudgetTerms] = {}
         self._capacity: tuple[Capacity, ...] = ()
         self._capacity_day = -1  # since 1970, whose capacity is not over yet: all before are posted
 
@@ -80,6 +83,16 @@ class Snapshots:
     def capture(self) -> CaptureView | None:
         """Whose exchanges are kept or watched under the snapshot in force."""
         return self._current.capture if self._current is not None else None
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The snapshot in force."""
+        return self._current
+
+    @property
+    def budgets(self) -> dict[str, BudgetTerms]:
+        """The terms of all budgets by root, keys' own limits too."""
+        return self._budgets
 
     @property
     def config(self) -> Config:
@@ -141,23 +154,12 @@ class Snapshots:
         terms = with_state(self._store, of_files)
         for touched in quarantine_touched(self._store, terms, now_ns):
             self._log.warning("quarantined", f"routes go on without {touched.id}: {touched.stage_why}")
-        state = State(
-            keys=self._store.all_keys(),
-            sealed=self._store.sealed_secrets(),
-            created_s=self._store.created_s(),
-            budgets=stored_terms(self._store),
-            frozen=frozenset(freeze.root for freeze in self._ledger.freezes()),
-            effects=effects(self._store),
-            consents={tenant: one.features for tenant, one in consents.in_force(self._store).items()},
-            latches=tuple(row.latch for row in all_latches(self._store)),
-            not_served=not_served(self._store),
-            terms=terms,
-            at_ns=now_ns,
-        )
+        state = state_in(self._store, self._ledger, terms, now_ns)
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)
         self._say([*self._notes, *compiled.warnings])
         self._ledger.set_terms(compiled.terms)
+        self._budgets = compiled.terms
         # Before a call is served with them: it must be explainable when the file of its price is gone.
         Books(self._store).keep_prices(_prices_of(compiled.snapshot), time.time_ns())
         # Always a new version: a secret's file may have changed, which only its reader sees.
@@ -230,6 +232,24 @@ class Snapshots:
             except OSError:
                 signature.append((0, 0, 0))
         return tuple(signature)
+
+
+def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int) -> State:
+    """Return all that the state adds to the configuration."""
+    return State(
+        keys=store.all_keys(),
+        sealed=store.sealed_secrets(),
+        created_s=store.created_s(),
+        budgets=stored_terms(store),
+        frozen=frozenset(freeze.root for freeze in ledger.freezes()),
+        effects=effects(store),
+        consents={tenant: one.features for tenant, one in consents.in_force(store).items()},
+        latches=tuple(row.latch for row in all_latches(store)),
+        not_served=not_served(store),
+        faults=faults_in_force(store, now_ns),
+        terms=terms,
+        at_ns=now_ns,
+    )
 
 
 def _prices_of(snapshot: Snapshot) -> list[Price]:

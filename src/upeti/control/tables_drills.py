@@ -12,6 +12,7 @@ drills = Table(
     Column("id", String, primary_key=True),
     Column("mode", String, nullable=False),  # shadow, live
     Column("channel", String, nullable=False),
+    Column("node", String, nullable=False),  # that begun it, reads its own journals and makes the report
     Column("state", String, nullable=False),  # a value of outlook.drill_life.State
     Column("by", String, nullable=False),
     Column("why", String, nullable=False),

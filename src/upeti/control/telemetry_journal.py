@@ -18,6 +18,7 @@ from upeti.core.events import (
     AttemptOpened,
     AttemptRecovered,
     AttemptSettled,
+    CallRefused,
     Outcome,
     Record,
     SegmentClosed,
@@ -47,6 +48,7 @@ class InstanceReader:
         self.directory = directory
         self.position = position or Position(0, 0)
         self.ended = False
+        self.refused: list[CallRefused] | None = None  # a list, for who wants the calls that were told an error of ours
         self._open: dict[AttemptName, AttemptOpened] = {}
         self._digest: bytes | None = None if self.position.offset or self.position.segment else GENESIS
 
@@ -72,6 +74,11 @@ class InstanceReader:
                 yield self._take(records)
             if number < len(paths) - 1:
                 scan.check_whole()
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """The calls that have an attempt under way."""
+        return frozenset(opened.call_id for opened in self._open.values())
 
     def skip_to_end(self) -> None:
         """Go to the present end without telling of what is before it. Raises ``JournalError``."""
@@ -106,6 +113,9 @@ class InstanceReader:
                 found.append(_recovered(record))
             elif isinstance(record, SegmentOpened):
                 self._open.update(((one.call, one.attempt), one) for one in record.carried)
+            elif isinstance(record, CallRefused):
+                if self.refused is not None:
+                    self.refused.append(record)
             elif isinstance(record, SegmentClosed):
                 self.ended = record.final
         return found

@@ -315,6 +315,22 @@ class Contract(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Drill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[drill]`: [drills](drill.md) of a cut-off, and the [exit plan](exit-plan.md)."""
+
+    abort_below_percent: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="A live drill is ended at once when fewer of its calls survive, once 20 of them have come to an end.",
+        ),
+    ] = 90
+    overdue_days: Annotated[
+        int, Meta(ge=1, description="`upeti exit-plan` warns of a route whose last drill is older than this.")
+    ] = 365
+
+
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[[route.candidate]]`: one way to answer a route's calls."""
 
@@ -364,6 +380,20 @@ class Route(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "Longer: the next candidate at once, or the 429 goes back to the client.",
         ),
     ] = 500
+    function: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="Which function of the business the route is for, as your register of information names it; for "
+            "[drills](drill.md) and the [exit plan](exit-plan.md).",
+        ),
+    ] = ""
+    critical: (
+        Annotated[
+            bool, Meta(description="Whether that function is critical or important (DORA). Left out: not assessed.")
+        ]
+        | None
+    ) = None
     content_failover: Annotated[
         bool,
         Meta(
@@ -656,5 +686,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data_policy: tuple[DataPolicy, ...] = ()
     alerts: Alerts = msgspec.field(default_factory=Alerts)
     conduct: Conduct = msgspec.field(default_factory=Conduct)
+    drill: Drill = msgspec.field(default_factory=Drill)
     capture: Capture = msgspec.field(default_factory=Capture)
     feed: Feed = msgspec.field(default_factory=Feed)

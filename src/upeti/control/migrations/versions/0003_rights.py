@@ -233,6 +233,7 @@ def _drills() -> None:
         sa.Column("id", sa.String(), primary_key=True),
         sa.Column("mode", sa.String(), nullable=False),
         sa.Column("channel", sa.String(), nullable=False),
+        sa.Column("node", sa.String(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("by", sa.String(), nullable=False),
         sa.Column("why", sa.String(), nullable=False),
