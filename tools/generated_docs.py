@@ -6,6 +6,7 @@
 - docs/invoices.md: the fields of the tenants file and the life cycle of an invoice, between their comments
 - docs/conduct.md: the life of a case
 - docs/feed-worth.md: the life of an experiment
+- docs/drill.md: the life of a drill
 - docs/cut-off.md: the table of signals and the states of a latch
 - docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
@@ -30,6 +31,7 @@ from upeti.money import tenant
 from upeti.money.focus.columns import COLUMNS, FOCUS_VERSION
 from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 from upeti.money.receivable import LIFE_CYCLE
+from upeti.outlook import drill_life
 from upeti.providers.signals import MEANS, shipped
 from upeti.rights import terms_files
 from upeti.rights.conduct import case
@@ -214,6 +216,16 @@ def cut_off() -> str:
     return between(page, "latch", "\n".join(states))
 
 
+def drill() -> str:
+    states = ["| state | event | next state |", "|---|---|---|"]
+    states += [
+        f"| {state} | {event} | {then} |"
+        for state, events in drill_life.TRANSITIONS.items()
+        for event, then in events.items()
+    ]
+    return between((DOCS / "drill.md").read_text(), "drill", "\n".join(states))
+
+
 def description_of(kind: object) -> str:
     """Return what a field's type notes about itself."""
     notes = list(getattr(kind, "__metadata__", ())) + [
@@ -282,6 +294,7 @@ PAGES = {
     "conduct.md": conduct,
     "cut-off.md": cut_off,
     "feed-worth.md": feed_worth,
+    "drill.md": drill,
     "architecture.md": architecture,
 }
 

@@ -36,7 +36,7 @@ from upeti.outlook.remaining import World
 
 _LOOK_S: Final = 0.5
 _RETRY_S: Final = 5.0
-_SETTLE_S: Final = 3.0  # calls that met the fault at its last moment come to an end
+_SETTLE_S: Final = 2.0  # calls that met the fault at its last moment come to an end
 _DECIDED_MIN: Final = 20  # of fewer calls a share says little
 _FEATURES_MAX: Final = 20  # shown while it runs
 _NS: Final = 10**9

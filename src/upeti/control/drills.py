@@ -211,7 +211,7 @@ def begin(store: Store, wanted: Wanted, kind_of_channel: str, node: str, now_ns:
 def end(store: Store, drill_id: str, event: Event, *, by: str, why: str, now_ns: int | None = None) -> DrillRow:
     """Let something happen to a drill; what does not fit its state changes nothing. Raises ``ConfigError``."""
     at_ns = time.time_ns() if now_ns is None else now_ns
-    actor = by if by.startswith("rule:") else _person(by)
+    actor = _person(by) if event is Event.PERSON_ENDED else by
     with store.writing() as connection:
         row = _locked(connection, drill_id)
         state = after(State(row.state), event)
@@ -303,7 +303,7 @@ def _record(data_dir: Path, at_ns: int, actor: str, kind: str, row: DrillRow, wh
     told = {
         "mode": row.mode,
         "channel": row.channel,
-        "kind": row.kind,
+        "fault": row.kind,
         "signal": row.signal,
         "share_millionths": row.share_millionths,
         "from_ns": row.from_ns,

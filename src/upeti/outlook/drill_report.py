@@ -382,7 +382,8 @@ def dora(subject: Subject, report: Mapping[str, Any], others: Sequence[str]) -> 
         },
         "date": known(made.isoformat()),
         "scope": known(
-            f"{report['result']['calls']} calls, {report['drill']['share_percent']} % of those on {len(routes)} routes, "
+            f"{report['result']['calls']} calls, {report['drill']['share_percent']} % of those on the routes "
+            f"{', '.join(routes[:FEATURES_MAX])}; "
             f"{report['drill']['from']} to {report['drill']['until']}"
         ),
         "scenario": known("the provider ends or interrupts the service without notice"),
