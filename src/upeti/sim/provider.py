@@ -36,7 +36,9 @@ from upeti.sim.values import Answer
 READ_BYTES = 1 << 18
 BACKLOG = 4096
 STATUS_NONE = 0  # nothing that is HTTP was answered
-ALWAYS_PATH = "/sim/always"  # POST words here, and they hold for every request from then on; it is no request itself
+# POST words here, and they hold for every request from then on; it is no request itself.
+ALWAYS_PATH = "/sim/always"
+CUT_PATH = "/sim/cut"  # the same, and what is under way on other connections is cut off
 
 
 class ProviderLog:
@@ -164,8 +166,11 @@ class SimProvider:
         self, connection: int, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request. Returns whether the connection goes on."""
-        if request.path == ALWAYS_PATH:
+        if request.path in (ALWAYS_PATH, CUT_PATH):
             self.always = request.body.decode()
+            if request.path == CUT_PATH:
+                for task in self._tasks - {asyncio.current_task()}:
+                    task.cancel()
             writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
             return True
         self.seen += 1
