@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import json
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -40,6 +39,7 @@ WAYS: Final = {
     "refused": "",  # nobody listens: the provider is killed
 }
 _STREAM_SHARE: Final = 10  # every tenth call is a stream
+_ROUTES: Final = {"m": "", "s": "-drip10"}  # streams take a second, so that some are under way at any moment
 
 
 @dataclass
@@ -83,31 +83,35 @@ class CutOffWorld:
     def _config(self) -> str:
         channels = "".join(
             f'[[channel]]\nname = "{name}"\nkind = "openai_compatible"\nprices = "sim"\n'
-            f'base_url = "http://127.0.0.1:{self.world.ports[name]}/v1"\n'
+            f'base_url = "http://127.0.0.1:{self.world.ports[name]}/v1"\nbreaker_pause_ms = 500\n'
             for name in CHANNELS
         )
-        candidates = "".join(f'[[route.candidate]]\nchannel = "{name}"\nmodel = "gpt-{name}"\n' for name in CHANNELS)
+        routes = "".join(
+            f'[[route]]\nname = "{route}"\ndeadline_ms = 10000\nattempt_timeout_ms = {ATTEMPT_TIMEOUT_MS}\n'
+            + "".join(f'[[route.candidate]]\nchannel = "{name}"\nmodel = "gpt-{name}{word}"\n' for name in CHANNELS)
+            for route, word in _ROUTES.items()
+        )
         digest = hashlib.sha256(KEY.encode()).hexdigest()
         return (
             f'data_dir = "data"\n[gateway]\nport = 0\nworkers = {self._workers}\n[control]\nport = 0\n'
             f'[money]\nprice_files = ["sim.toml"]\n{channels}'
-            f'[[route]]\nname = "m"\ndeadline_ms = 10000\nattempt_timeout_ms = {ATTEMPT_TIMEOUT_MS}\n{candidates}'
+            f"{routes}"
             f'[[key]]\nid = "k1"\ntenant = "acme"\nsha256 = "{digest}"\n'
         )
 
-    async def cut(self, way: str) -> None:
-        """Cut the channel off: what is under way on it ends, and from now on it is refused."""
+    async def cut(self, way: str) -> int:
+        """Cut the channel off: what is under way on it ends, and from now on it is refused. Return when that was, in ns."""
         if way == "refused":
             await self.world.kill_provider(CUT)
-        else:
-            await asyncio.to_thread(tell_provider, self.world.ports[CUT], "/sim/cut", WAYS[way])
+            return time.time_ns()
+        return await tell_provider(self.world.ports[CUT], "/sim/cut", WAYS[way])
 
     async def restore(self, way: str) -> None:
         """Serve again, and wait until all workers use the channel."""
         if way == "refused":
             await self.world.start_provider(CUT)
         else:
-            await asyncio.to_thread(tell_provider, self.world.ports[CUT], "/sim/always", "")
+            await tell_provider(self.world.ports[CUT], "/sim/always", "")
         deadline = time.monotonic() + 60
         in_row = 0
         while in_row < 12:
@@ -122,18 +126,15 @@ class CutOffWorld:
     async def run(self, way: str, *, rate: int, seconds: float) -> Outcome:
         """Call at ``rate`` a second for ``seconds``; after a third of it the channel is cut off."""
         loop = asyncio.get_running_loop()
-        cut_ns: list[int] = []
 
-        async def cut_later() -> None:
+        async def cut_later() -> int:
             await asyncio.sleep(seconds / 3)
-            cut_ns.append(time.time_ns())
-            await self.cut(way)
+            return await self.cut(way)
 
         cutting = loop.create_task(cut_later())
         gots = await self._paced(rate, seconds)
-        await cutting
         self._gots += gots
-        return self._judge(way, gots, cut_ns[0])
+        return self._judge(way, gots, await cutting)
 
     async def run_idle(self, *, rate: int, seconds: float) -> None:
         """Call as ``run`` does, with nothing cut off: what is made once is made, and does not count."""
@@ -171,7 +172,8 @@ class CutOffWorld:
 
     def _ask(self, *, stream: bool) -> Ask:
         self._numbers += 1
-        return Ask("m", KEY, tag=f"t{self._numbers}", stream=stream, output_tokens_max=200 if stream else 5)
+        route, tokens = ("s", 100) if stream else ("m", 5)
+        return Ask(route, KEY, tag=f"t{self._numbers}", stream=stream, output_tokens_max=tokens)
 
     # -- judging --------------------------------------------------------------------------------------------------------
 
@@ -215,16 +217,23 @@ class CutOffWorld:
         """Return what is wrong in the books, when everything has stopped."""
         received = [Received(**fields) for got in self._gots if (fields := got.received()) is not None]
         prices: dict[str, dict[str, int]] = {
-            f"gpt-{name}": {meter: int(price.replace(".", "")) * 10**4 for meter, price in PER_MILLION.items()}
+            f"gpt-{name}{word}": {meter: int(price.replace(".", "")) * 10**4 for meter, price in PER_MILLION.items()}
             for name in CHANNELS
+            for word in _ROUTES.values()
         }
         return audit(self.world.data_dir, self.world.provider_logs(), received, prices=prices)
 
 
-def tell_provider(port: int, path: str, words: str) -> None:
-    """Have a running fake provider behave in another way."""
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=words.encode(), method="POST")
-    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+async def tell_provider(port: int, path: str, words: str) -> int:
+    """Have a running fake provider behave in another way; return from when on it does, in ns."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = words.encode()
+    writer.write(b"POST %b HTTP/1.1\r\nhost: sim\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(body), body))
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
+    at_ns = int(await reader.readexactly(length))
+    writer.close()
+    return at_ns
 
 
 def _ms(got: Got) -> float:

@@ -36,7 +36,7 @@ from upeti.sim.values import Answer
 READ_BYTES = 1 << 18
 BACKLOG = 4096
 STATUS_NONE = 0  # nothing that is HTTP was answered
-# POST words here, and they hold for every request from then on; it is no request itself.
+# POST words here, and they hold for every request from then on; it is no request itself. Answered with the moment, in ns.
 ALWAYS_PATH = "/sim/always"
 CUT_PATH = "/sim/cut"  # the same, and what is under way on other connections is cut off
 
@@ -171,7 +171,8 @@ class SimProvider:
             if request.path == CUT_PATH:
                 for task in self._tasks - {asyncio.current_task()}:
                     task.cancel()
-            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+            at = b"%d" % time.time_ns()
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(at), at))
             return True
         self.seen += 1
         request.number, request.connection, request.at_ns = self.seen, connection, time.time_ns()
