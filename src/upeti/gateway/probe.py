@@ -102,6 +102,7 @@ class Asked(msgspec.Struct, frozen=True):
     verdict: Verdict
     signal: Signal | None = None
     of_model: bool = False  # only the model that the call asked for is known to be gone
+    fresh: bool = False  # the probe was made for this call
 
 
 class _Probe:
@@ -144,6 +145,7 @@ class Prober:
         assert call.caller is not None
         standing = self._channels.setdefault(lane.channel.name, _Standing())
         now_s, key = self._gateway.loop.time(), call.caller.key
+        fresh = False
         if standing.probe is None and now_s >= max(standing.until_s, standing.keys.get(key, 0.0)):
             good = self._good(lane.channel, lane)
             if good is None:
@@ -152,6 +154,7 @@ class Prober:
                 standing.keys.clear()
             standing.keys[key] = now_s + KEY_EVERY_S
             standing.until_s = now_s + EVERY_S
+            fresh = True
             self._start(standing, good)
         found = standing.found
         if standing.probe is not None:
@@ -165,7 +168,7 @@ class Prober:
         said = read_error(readable(answer), answer.headers.get(AMAZON_ERROR, b""))
         verdict = found.verdict(answer.status, said)
         of_model = verdict is Verdict.CUT and found.status == 404 and found.model == lane.model
-        return Asked(verdict, found.signal, of_model)
+        return Asked(verdict, found.signal, of_model, fresh)
 
     def ask(self, subject: Subject, wire: str, model: str, done: Callable[[Found], None]) -> None:
         """Probe for the keeper; ``done`` is called with what was found."""

@@ -108,7 +108,8 @@ async def _probed(call: Call, lane: Lane, answer: Answer, signal: Signal | None)
     breaker = channel.breaker if answer.rehearsal is None else answer.rehearsal.breaker
     asked = await cut_off.prober.verdict(call, lane, answer)
     if asked.verdict is not Verdict.CUT:
-        cut_off.record(call, lane, answer, signal, asked.verdict)
+        if asked.fresh or answer.rehearsal is not None:  # once for each probe: a client's mistakes fill no journal
+            cut_off.record(call, lane, answer, signal, asked.verdict)
         breaker.succeeded()
         return None
     breaker.failed(call.gateway.loop.time())

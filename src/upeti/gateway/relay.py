@@ -26,6 +26,8 @@ from upeti.wire.tiers import STANDARD
 from upeti.wire.usage import usage_of_answer
 
 ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
+# Where a stream says that a filter ended it: near the end of a read, before no more than the usage and the end mark.
+_REFUSAL_BYTES: Final = 2048
 _INFLATED_MAX: Final = 64 * 1024 * 1024  # a body that grows beyond this is not read for its usage
 
 
@@ -128,7 +130,7 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
             data = await reply.read()
             if not data:
                 break
-            if refusal in data and not refused_by_filter:
+            if not refused_by_filter and data.find(refusal, -_REFUSAL_BYTES) >= 0:
                 refused_by_filter = True
                 note_refusal(call, lane)
             data = events.feed(data)
