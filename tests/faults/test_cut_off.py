@@ -40,7 +40,9 @@ async def test_under_a_thousand_calls_a_second_in_every_way(tmp_path: Path) -> N
         await scene.start()
         for way in WAYS:
             outcome = await scene.run(way, rate=1_000, seconds=6)
-            assert outcome.usual_ms < 100, f"this machine cannot carry the load now, before anything is cut off: {outcome}"
+            assert outcome.usual_ms < 100, (
+                f"this machine cannot carry the load now, before anything is cut off: {outcome}"
+            )
             check(outcome)
             if way in SIGNALS or way in ("reset", "refused"):
                 assert outcome.first_added_ms < 50, outcome

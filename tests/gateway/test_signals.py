@@ -293,7 +293,7 @@ async def test_a_content_filters_refusal_goes_on_only_where_the_route_says_so(
 async def test_an_answer_that_a_filter_ended_goes_through_untouched_and_is_counted(
     tmp_path: Path, provider: SimProvider, sent: bytes
 ) -> None:
-    async with serving(tmp_path, snapshot([channel("up", provider)])) as served:
+    async with serving(tmp_path, snapshot([channel("up", provider, "azure")])) as served:
         provider.always = "filtered"
         answered = await served.ask(sent)
         assert answered.status == 200
@@ -304,8 +304,8 @@ async def test_an_answer_that_a_filter_ended_goes_through_untouched_and_is_count
         assert served.gateway._samples()['upeti_content_refusals_total{channel="up"}'] == 1
 
 
-async def test_a_filtered_message_is_counted_too(tmp_path: Path, provider: SimProvider) -> None:
+async def test_where_nobody_blocks_for_abuse_answers_are_not_searched(tmp_path: Path, provider: SimProvider) -> None:
     provider.always = "filtered"
-    async with serving(tmp_path, snapshot([channel("up", provider, "anthropic")])) as served:
-        assert (await served.ask(MESSAGE)).status == 200
-        assert served.gateway._samples()['upeti_content_refusals_total{channel="up"}'] == 1
+    async with serving(tmp_path, snapshot([channel("up", provider)])) as served:
+        assert b'"finish_reason":"content_filter"' in (await served.ask(CALL)).body
+        assert 'upeti_content_refusals_total{channel="up"}' not in served.gateway._samples()

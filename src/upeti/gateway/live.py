@@ -27,6 +27,7 @@ from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView
 from upeti.gateway.upstream import Pool
 from upeti.money.price import Price, tiers_at
 from upeti.providers.catalog import PROVIDERS
+from upeti.providers.signals import shipped
 from upeti.rights.data_policy import DataPolicy, objection
 from upeti.rights.terms import SERVE
 from upeti.wire.tiers import AUTO, AUTO_REACH, PROVISIONED, STANDARD
@@ -57,6 +58,8 @@ class LiveChannel:
         self.token = token
         # Of the secret of 256 bits no more than what tells one from the next.
         self.key_id = sha256(f"upeti:{view.host}:{secret}".encode()).hexdigest()[:12] if secret else ""
+        # Only where a provider blocks accounts for abuse is it looked for answers that a filter ended.
+        self.blocks_for_abuse = shipped().blocks_for_abuse(view.kind)
         self.signals_host = (view.signals_host or view.host).lower()
         self.worked: Lane | None = None  # what was last answered well: what a probe asks with
         self.rehearsal: Rehearsal | None = None  # a drill under way on it

@@ -26,6 +26,8 @@ from upeti.wire.tiers import STANDARD
 from upeti.wire.usage import usage_of_answer
 
 ENDED_BY_KIND: Final = {"lost": Ended.LOST, "cut": Ended.CUT, "garbage": Ended.GARBAGE}
+# What an answer of status 200 holds when a content filter ended it; within a text the quotes would be escaped.
+REFUSAL: Final = b'"content_filter"'
 # Where a stream says that a filter ended it: near the end of a read, before no more than the usage and the end mark.
 _REFUSAL_BYTES: Final = 2048
 _INFLATED_MAX: Final = 64 * 1024 * 1024  # a body that grows beyond this is not read for its usage
@@ -39,7 +41,7 @@ def settle_whole(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     meters = call.target.wire.meters(usage) if usage is not None else None
     tier = _tier(lane, headers, usage.tier if usage is not None else None)
     lane.channel.worked = lane
-    if call.target.wire.refusal in body:
+    if lane.channel.blocks_for_abuse and REFUSAL in body:
         note_refusal(call, lane)
     attempt.settle(Ended.ANSWERED, meters, reply, sent_s, request_id, tier)
     return Answer(attempt, lane, reply.status, headers, request_id, body)
@@ -120,7 +122,7 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     client.begin_stream(reply, content_type, ours, None if readable else _length(headers))
     idle_s = call.way.stream_idle_s
     time = call.gateway.loop.time
-    refusal, refused_by_filter = wire.refusal, False
+    looks_for_refusal = lane.channel.blocks_for_abuse
     kept = call.gateway.capture.recorder(call) if call.view.snapshot.capture is not None else None
     last = b""
     try:
@@ -130,8 +132,8 @@ async def stream(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
             data = await reply.read()
             if not data:
                 break
-            if not refused_by_filter and data.find(refusal, -_REFUSAL_BYTES) >= 0:
-                refused_by_filter = True
+            if looks_for_refusal and data.find(REFUSAL, -_REFUSAL_BYTES) >= 0:
+                looks_for_refusal = False
                 note_refusal(call, lane)
             data = events.feed(data)
             if kept is not None:

@@ -162,6 +162,12 @@ class Signals:
                 return row
         return None
 
+    def blocks_for_abuse(self, kind: str) -> bool:
+        """Whether providers of ``kind`` are known to block an account for what is sent through it."""
+        return any(
+            row.reaction is Reaction.QUARANTINE_TENANT and (not row.kinds or kind in row.kinds) for row in self.rows
+        )
+
     def named(self, signal_id: str) -> Signal | None:
         return next((row for row in self.rows if row.id == signal_id), None)
 

@@ -24,8 +24,6 @@ class Wire(msgspec.Struct, frozen=True):
     meters: Callable[[Usage], Meters | None]
     asks_usage: bool = False  # usage of a stream comes only when asked for (`stream_options`)
     bounded: bool = True  # cost can be bounded from body and cap
-    # What an answer of status 200 holds when a content filter cut it off; within a text the quotes would be escaped.
-    refusal: bytes = b'"content_filter"'
     cap_default: int | None = None  # the API's own cap when none is given
 
 
@@ -50,14 +48,7 @@ RESPONSES: Final = Wire(
     "responses", "/responses", ("max_output_tokens",), lambda strip: ResponseStream(), openai_meters
 )
 EMBEDDINGS: Final = Wire("embeddings", "/embeddings", (), lambda strip: OpaqueStream(), openai_meters)
-MESSAGES: Final = Wire(
-    "messages",
-    "/messages",
-    ("max_tokens",),
-    lambda strip: MessageStream(),
-    anthropic_meters,
-    refusal=b'"stop_reason":"refusal"',
-)
+MESSAGES: Final = Wire("messages", "/messages", ("max_tokens",), lambda strip: MessageStream(), anthropic_meters)
 OTHER: Final = Wire("other", "", (), lambda strip: OpaqueStream(), openai_meters, bounded=False)
 
 WIRES: Final = (CHAT_COMPLETIONS, COMPLETIONS, RESPONSES, EMBEDDINGS, MESSAGES)
