@@ -122,6 +122,11 @@ COMMANDS: Final = {
         "drill_app",
         "Cut a channel off on purpose, in the shadow or for real, and read what was left.",
     ),
+    "exit-plan": Command(
+        "upeti.cli.exit_plan",
+        "exit_plan_app",
+        "The way out of each provider: alternatives, last drill, months and cost to leave.",
+    ),
     "journal": Command("upeti.cli.journal", "journal_app", "Check the journal, or look into it."),
 }
 

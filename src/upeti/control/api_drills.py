@@ -14,6 +14,7 @@ from upeti.control import drills
 from upeti.control.drill_watch import DrillWatch, shown
 from upeti.control.drill_world import routes_through, without_alternative
 from upeti.control.drills import Wanted
+from upeti.control.exit_plans import exit_plan
 from upeti.control.places import Node
 from upeti.control.store import Store
 from upeti.core.config import Config
@@ -117,6 +118,11 @@ def add_drills(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
         if not row.envelope:
             raise HTTPException(409, f"the drill {row.id} has no report yet")
         return Response(row.envelope, media_type="application/vnd.dsse.envelope.v1+json")
+
+    @app.get("/v1/exit-plan", summary="Route by route: alternatives, last drill, months and cost to leave")
+    def show_exit_plan(credentials: Bearer) -> dict[str, Any]:
+        authorize(credentials)
+        return exit_plan(keeper.store, keeper.config, keeper.world())
 
     @app.post("/v1/drills/{drill}/end", summary="End a drill at once")
     def end(drill: str, wanted: Ending, credentials: Bearer) -> dict[str, Any]:
