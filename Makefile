@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-conduct conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-conduct conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ bench-quick: setup ## The same in about two minutes
 
 bench-conduct: setup ## How often the conduct monitor errs, on ../shared/data; writes the tables of docs/conduct.md (half an hour)
 	$(BIN)/python -m benchmarks.conduct --docs $(ARGS)
+
+bench-feed: setup ## How well the feed ranks on real data, and how fast; writes build/bench-feed.json
+	$(BIN)/python -m benchmarks.feed $(ARGS)
 
 conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
 	$(BIN)/python conformance/run.py

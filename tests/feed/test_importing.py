@@ -92,4 +92,4 @@ def test_the_public_data_sets_are_read_whole() -> None:
     assert (len(list(films)), len(list(clicks))) == (2_512, 46_125)
     golden = next(film for film in films if film.id == "10")
     assert golden.labels["title"] == "GoldenEye"
-    assert golden.text.startswith("GoldenEye. When a powerful satellite")
+    assert golden.text.startswith("GoldenEye (1995). adventure, action, thriller. When a powerful satellite")

@@ -40,10 +40,12 @@ class Item(msgspec.Struct, frozen=True):
 
     @property
     def text(self) -> str:
-        """What a model reads of it: title, description, comment. Empty when there is none of them."""
+        """What a model reads of it: ``title (year). genres. description. comment``, what there is of them."""
         labels = self.labels if isinstance(self.labels, Mapping) else {}
-        parts = [str(labels[name]) for name in _TEXT_LABELS if labels.get(name)]
-        return ". ".join([*parts, self.comment] if self.comment else parts)
+        title, year, genres = labels.get("title"), labels.get("year"), labels.get("genre") or ()
+        named = f"{title} ({year})" if title and year else str(title or "")
+        kinds = genres if isinstance(genres, str) else ", ".join(str(one) for one in genres)
+        return ". ".join(part for part in (named, kinds, str(labels.get("description") or ""), self.comment) if part)
 
     @property
     def creator(self) -> str:

@@ -39,8 +39,8 @@ class VectorCache:
 
     def put(self, digests: list[str], rows: Vectors) -> None:
         for digest, row in zip(digests, rows, strict=True):
-            self._row_of[digest] = len(self._rows)
-            self._rows.append(row)
+            if self._row_of.setdefault(digest, len(self._rows)) == len(self._rows):  # two items may have one text
+                self._rows.append(row)
         self.unsaved += len(digests)
 
     def save(self) -> None:

@@ -28,6 +28,7 @@ _GROUP: Final = {
     "content": STUDENT, "new": METADATA, "words": METADATA,
 }  # fmt: skip
 _EACH: Final = {"popular": 150, "trending": 60, "als": 100, "neighbours": 150, "content": 60, "new": 40, "words": 40}
+_INDEXED: Final = 500  # asked of an index: enough that what is left after filters fills its share
 
 
 class Candidates(NamedTuple):
@@ -90,7 +91,13 @@ def _user_scores(state: FeedState, profile: Profile, now_s: float) -> dict[str, 
     known = state.catalogue.has_vector[history]
     if known.any():
         mine = (state.catalogue.vectors[history[known]] * (weights[known, None] + 1e-3)).sum(0)
-        scores["content"] = state.catalogue.vectors @ (mine / (np.linalg.norm(mine) + 1e-9))
+        direction = (mine / (np.linalg.norm(mine) + 1e-9)).astype(np.float32)
+        if state.index is None:
+            scores["content"] = state.catalogue.vectors @ direction
+        else:
+            near, cosines = state.index.nearest(direction, _INDEXED)
+            scores["content"] = np.zeros(size, np.float32)
+            scores["content"][near] = cosines
     return scores
 
 

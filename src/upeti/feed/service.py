@@ -80,6 +80,7 @@ class Tenant:
             state.counters.resize(len(state.catalogue))
             state.models, state.prior, self.feed.ranker = models, prior, ranker
             state.forget_counts()
+            state.index_vectors()
             self.version = version
             changed = True
         return changed

@@ -19,6 +19,7 @@ from upeti.feed.interactions import NEGATIVE_KINDS, Counters, is_positive
 from upeti.feed.items import Feedback, Item
 from upeti.feed.prior import Prior
 from upeti.feed.profile import Profiles
+from upeti.feed.vector_index import VectorIndex, make_index
 
 COUNTS_FRESH_S: Final = (
     1.0  # so old may the ranking by popularity be; an item's own counter is never old in it for longer
@@ -54,6 +55,7 @@ class FeedState:
         self.profiles = Profiles()
         self.models = Models()
         self.prior: Prior | None = None
+        self.index: VectorIndex | None = None
         self.sequence = 0  # of the last feedback that was applied
         self._counts: Counts | None = None
         self._counts_at_s = -np.inf
@@ -113,6 +115,10 @@ class FeedState:
     def forget_counts(self) -> None:
         """Have the next feed see the counters as they are now."""
         self._counts = None
+
+    def index_vectors(self) -> None:
+        """Index the vectors there are, where there are so many that comparing them all takes too long."""
+        self.index = make_index(self.catalogue.vectors, self.catalogue.has_vector)
 
     def word_shares(self) -> NDArray[np.float32]:
         """Return the share of items that has each word."""
