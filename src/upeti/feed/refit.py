@@ -25,12 +25,12 @@ from upeti.feed.experiment import GROUPS, Experiment
 from upeti.feed.experiments import Experiments
 from upeti.feed.features import NAMES, features_of
 from upeti.feed.gate import Entry, Leak, Verdict, find_leaks, judge
-from upeti.feed.interactions import DAY_S, is_positive
+from upeti.feed.interactions import is_positive
 from upeti.feed.items import Feedback
 from upeti.feed.loading import embed_missing, load_state
 from upeti.feed.models import ModelStore
 from upeti.feed.rank import Ranker, TrainingSet, popularity, train_ranker
-from upeti.feed.replay import DAY_NS, EventLog, ReplayedFeed, replay, train_night
+from upeti.feed.replay import DAY_NS, EventLog, Night, ReplayedFeed, replay, train_at_night
 from upeti.feed.retrieval import user_scores
 from upeti.feed.state import FeedState
 from upeti.feed.store import FeedStore
@@ -75,8 +75,9 @@ def refit(store: FeedStore, data_dir: Path, tenant: str, *, now_ns: int, embed: 
         embed_missing(state, cache)
     masks = _masks(Experiments(store.tenant_dir(tenant), data_dir, tenant).all())
     last_day = feedback[-1].at_ns // DAY_NS
-    training, held_back = _replayed(state, feedback, last_day)
-    train_night(state, _log_of(state, feedback), (last_day + 1) * DAY_S)
+    night = _night_of(models)
+    training, held_back = _replayed(state, feedback, last_day, night)
+    night(state, _log_of(state, feedback), last_day + 1)
     version = f"{now_ns // 10**9:012d}"
     ranker = train_ranker(training, masks, version=version) if len(training) else None
     before = models.current()
@@ -166,7 +167,25 @@ def _masks(experiments: Sequence[Experiment]) -> list[frozenset[str]]:
     return sorted(found, key=sorted)
 
 
-def _replayed(state: FeedState, feedback: Sequence[Feedback], last_day: int) -> tuple[TrainingSet, list[ReplayedFeed]]:
+def _night_of(models: ModelStore) -> Night:
+    """Return what trains before a day, or takes what was trained before it: once a night, however often the ranker is."""
+
+    def night(state: FeedState, log: EventLog, day: int) -> None:
+        kept = models.night(day, state.catalogue)
+        if kept is None:
+            train_at_night(state, log, day)
+            models.keep_night(day, state)
+            return
+        state.counters.resize(len(state.catalogue))
+        state.models, state.prior = kept
+        state.forget_counts()
+
+    return night
+
+
+def _replayed(
+    state: FeedState, feedback: Sequence[Feedback], last_day: int, night: Night
+) -> tuple[TrainingSet, list[ReplayedFeed]]:
     """Play the log; return what to train on and what to judge by."""
     held_from = _held_from(feedback, last_day)
     draw = np.random.default_rng(0)
@@ -176,7 +195,7 @@ def _replayed(state: FeedState, feedback: Sequence[Feedback], last_day: int) -> 
     training = TrainingSet()
     held_back = []
     for feed in replay(
-        state, feedback, from_day, nights=NIGHTS, wanted=lambda _day, _user: bool(draw.random() < share)
+        state, feedback, from_day, nights=NIGHTS, night=night, wanted=lambda _day, _user: bool(draw.random() < share)
     ):
         if feed.day >= held_from:
             held_back.append(feed)

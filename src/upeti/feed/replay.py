@@ -87,6 +87,14 @@ def train_night(state: FeedState, log: EventLog, now_s: float) -> None:
     state.forget_counts()
 
 
+def train_at_night(state: FeedState, log: EventLog, day: int) -> None:
+    """Train before ``day``, in days since 1970."""
+    train_night(state, log, day * DAY_S)
+
+
+Night = Callable[[FeedState, EventLog, int], None]
+
+
 def by_day(feedback: Sequence[Feedback]) -> Iterator[tuple[int, list[Feedback]]]:
     """Yield (day since 1970, its feedback) in order of time."""
     days: dict[int, list[Feedback]] = {}
@@ -101,21 +109,23 @@ def replay(
     from_day: int,
     *,
     nights: int = 1,
+    night: Night | None = None,
     wanted: Callable[[int, str], bool] = lambda _day, _user: True,
 ) -> Iterator[ReplayedFeed]:
     """Play ``feedback`` into ``state``; from ``from_day`` on yield the feed of everyone who took something that day.
 
-    Only users who had done something before have a feed to judge. Models are trained every ``nights``. ``state`` holds
-    the items and nothing else at the beginning, and everything at the end.
+    Only users who had done something before have a feed to judge. Models are trained before the first day and
+    every ``nights`` of the calendar, by ``night``. ``state`` holds the items and nothing else at the beginning, and
+    everything at the end.
     """
     log = EventLog()
-    next_night = from_day
+    trained = False
     for day, of_day in by_day(feedback):
         if day >= from_day:
             now_s = day * DAY_S
-            if day >= next_night:
-                train_night(state, log, now_s)
-                next_night = day + nights
+            if not trained or day % nights == 0:
+                (night or train_at_night)(state, log, day)
+                trained = True
             yield from _feeds(state, of_day, day, now_s, wanted)
         state.apply(of_day)
         log.add(state, of_day)
