@@ -164,7 +164,7 @@ def test_the_how_to_of_a_review_and_of_a_revocation_run(
     assert said["upeti rights explain deepseek classify_internal"].startswith("ALLOW: ")
     assert said["upeti rights explain deepseek general_model"].startswith("DENY: ")
     Path("letter.txt").write_text("You may.")
-    run('upeti rights bind openai openai-services-2026-01-01 --by "Ann Lee" --why order')
+    run('upeti rights bind openai openai-services-2026-01-01 --by "head of risk" --why order')
     made = run("upeti rights grant openai general_model --evidence letter.txt --by Ann --why letter --json")
     assert run("upeti rights explain openai general_model").startswith("ALLOW: ")
     listed, revoked, explained = lines("how-to-revoke-a-right.md")

@@ -12,7 +12,7 @@ from upeti.cli.main import main
 from upeti.journal.acts import act, record_acts
 
 ACTS = (
-    act(1_700_000_000 * 10**9, "Ann Lee", "rights.granted", "grt_1", "letter", purpose="store"),
+    act(1_700_000_000 * 10**9, "head of risk", "rights.granted", "grt_1", "letter", purpose="store"),
     act(1_700_000_001 * 10**9, "Ben", "rights.revoked", "grt_1", "withdrawn\x1b[31m"),
     act(1_700_000_002 * 10**9, "rule:retention", "capture.expired", "pr_1", "older than 30 days"),
 )
@@ -46,7 +46,7 @@ def test_acts_are_printed_oldest_first_with_name_and_reason(acts: Any) -> None:
         (("--kind", "rights.revoked"), [1]),
         (("--kind", "right"), []),
         (("--subject", "pr_1"), [2]),
-        (("--by", "Ann Lee"), [0]),
+        (("--by", "head of risk"), [0]),
     ],
 )
 def test_acts_are_chosen_by_idea_kind_subject_and_person(

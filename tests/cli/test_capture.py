@@ -15,7 +15,7 @@ from upeti.control.store import Store
 from upeti.core.events import PairCaptured
 from upeti.journal.bodies import bodies_at
 
-WHO = ("--by", "Ana", "--why", "letter")
+WHO = ("--by", "legal", "--why", "letter")
 
 
 @pytest.fixture

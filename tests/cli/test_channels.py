@@ -14,7 +14,7 @@ from upeti.control.latches import signalled
 from upeti.gateway.keeper_link import Latched
 from upeti.gateway.latch import Latch, Scope, State, Subject
 
-WHO = ("--by", "Ana Putri", "--why", "contract under review")
+WHO = ("--by", "head of legal", "--why", "contract under review")
 
 
 @pytest.fixture

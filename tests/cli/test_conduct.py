@@ -15,7 +15,7 @@ from upeti.control.cases import open_case
 from upeti.rights.conduct.drift import drift, moved
 from upeti.rights.conduct.reading import Shape
 
-ANA = ("--by", "Ana Putri", "--why", "it asks for training data")
+ANA = ("--by", "head of legal", "--why", "it asks for training data")
 PAST, WINDOW = [Shape(9, 0, 0, 0, 1, 4, 7)] * 20 + [Shape(8, 0, 0, 0, 1, 4, 7)] * 20, [Shape(16, 8, 1, 0, 0, 1, 9)] * 20
 
 
@@ -49,7 +49,7 @@ def test_from_the_case_to_its_end(config: Path, case: str, capsys: pytest.Captur
         ("throttle", case, *ANA),
         ("suspend", case, *ANA),
         ("appeal", case, *ANA),
-        ("decide", case, "uphold", "--by", "Budi Santoso", "--why", "still"),
+        ("decide", case, "uphold", "--by", "deputy head of legal", "--why", "still"),
         ("decide", case, "reduce", *ANA),
         ("close", case, *ANA),
     ):

@@ -153,7 +153,7 @@ def test_a_live_drill_meets_its_share_and_nobody_else_and_all_with_an_alternativ
 ) -> None:
     with Traffic(serving, "m") as traffic:
         until(lambda: len(traffic.made) > 20, seconds=20)
-        options = ("--live", "50%", "--minutes", "0.05", "--by", "Ana Putri", "--why", "rehearsal", "--json")
+        options = ("--live", "50%", "--minutes", "0.05", "--by", "head of legal", "--why", "rehearsal", "--json")
         done = serving.command("drill", "cut", "first", *options)
         assert done.returncode == 0, done.stderr
         over = len(traffic.made)
@@ -209,7 +209,7 @@ def test_the_report_tells_time_to_recover_cost_rights_and_what_people_must_fill_
     assert dora["functions"]["value"] == [
         {"route": "m", "function": "answers to customers", "critical_or_important": True}
     ]
-    assert dora["conducted_by"]["value"] == "Ana Putri"
+    assert dora["conducted_by"]["value"] == "head of legal"
     assert dora["alternatives"]["value"] == ["second"]
     assert dora["responsible"]["to_be_filled"]
     assert dora["next_test"]["at_the_latest"] > dora["date"]["value"]
@@ -219,7 +219,7 @@ def test_what_happened_to_it_is_in_the_journal_of_acts(serving: UpetiProcess) ->
     drill = report_of(serving)["drill"]["id"]
     acts = [act for act in read_acts(serving.data_dir) if act.subject == drill]
     assert [act.kind for act in acts] == ["drill.begun", "drill.ended", "drill.reported"]
-    assert [act.actor for act in acts] == ["Ana Putri", "rule:time", "Ana Putri"]
+    assert [act.actor for act in acts] == ["head of legal", "rule:time", "head of legal"]
     assert (
         json.loads(acts[-1].detail)["report_sha256"]
         == json.loads(serving.command("drill", "verify", drill, "--json").stdout)["sha256"]
@@ -235,7 +235,7 @@ def test_the_signature_breaks_when_a_byte_is_changed(serving: UpetiProcess, tmp_
     file = tmp_path / "report.dsse.json"
     shown = serving.command("drill", "show", "last", "--envelope", str(file))
     assert shown.returncode == 0
-    assert "Ana Putri" in shown.stdout
+    assert "head of legal" in shown.stdout
     assert checked(serving.data_dir, file.read_bytes()).report == report_of(serving)
     envelope = json.loads(file.read_text())
     payload = bytearray(base64.b64decode(envelope["payload"]))
@@ -250,7 +250,7 @@ def test_the_signature_breaks_when_a_byte_is_changed(serving: UpetiProcess, tmp_
 def test_a_drill_that_too_few_survive_is_ended_by_rule_and_says_so(serving: UpetiProcess) -> None:
     with Traffic(serving, "alone") as traffic:
         code, begun = post(
-            serving, "/v1/drills", channel="first", share_percent=100, minutes=5, by="Ana Putri", kind="refused"
+            serving, "/v1/drills", channel="first", share_percent=100, minutes=5, by="head of legal", kind="refused"
         )
         assert (code, begun["without_alternative"].keys()) == (201, {"alone"})
         report = report_of(serving, begun["id"])
@@ -269,7 +269,7 @@ def test_in_the_shadow_what_has_an_alternative_survives_and_the_rest_is_named(se
     with connect(serving.data_dir) as connection:
         query = "SELECT route, count(*), sum(cost) FROM events WHERE channel = 'first' AND ended = 'answered' GROUP BY route"
         answered = {route: (calls, cost) for route, calls, cost in connection.execute(query).fetchall()}
-    done = serving.command("drill", "cut", "first", "--by", "Ana Putri", "--hours", "1", "--json")
+    done = serving.command("drill", "cut", "first", "--by", "head of legal", "--hours", "1", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     result = report["result"]
@@ -289,7 +289,7 @@ def test_in_the_shadow_what_has_an_alternative_survives_and_the_rest_is_named(se
 
 
 def test_what_cannot_be_rehearsed_is_refused_with_its_cure(serving: UpetiProcess) -> None:
-    usual = {"channel": "first", "share_percent": 5, "by": "Ana Putri"}
+    usual = {"channel": "first", "share_percent": 5, "by": "head of legal"}
     for changes, code, what in (
         ({"share_percent": 0}, 422, "share_percent"),
         ({"channel": "gone"}, 404, "there is no channel `gone`"),
@@ -302,32 +302,34 @@ def test_what_cannot_be_rehearsed_is_refused_with_its_cure(serving: UpetiProcess
         status, answer = post(serving, "/v1/drills", **usual | changes)
         assert (status, changes) == (code, changes)
         assert what in json.dumps(answer), (changes, answer)
-    done = serving.command("drill", "cut", "first", "--by", "Ana Putri", "--live", "some")
+    done = serving.command("drill", "cut", "first", "--by", "head of legal", "--live", "some")
     assert done.returncode == 2
     assert "such as 5%" in done.stderr
 
 
 def test_a_person_ends_it_at_once_and_one_runs_at_a_time(serving: UpetiProcess) -> None:
-    usual = {"channel": "first", "share_percent": 100, "minutes": 5, "by": "Ana Putri", "abort_below_percent": 0}
+    usual = {"channel": "first", "share_percent": 100, "minutes": 5, "by": "head of legal", "abort_below_percent": 0}
     drill = post(serving, "/v1/drills", **usual)[1]["id"]
     status, answer = post(serving, "/v1/drills", **usual)
     assert (status, drill in answer["detail"]) == (422, True)
     until(lambda: call(serving)[2] == "second/other", seconds=10, what="the fault")
     seen = until(lambda: serving.ask(f"/v1/drills/{drill}")["progress"], seconds=10, what="progress")
     assert seen["lost"] == 0
-    ended = post(serving, f"/v1/drills/{drill}/end", by="Ana Putri", why="enough")[1]
+    ended = post(serving, f"/v1/drills/{drill}/end", by="head of legal", why="enough")[1]
     assert (ended["state"], ended["ended_why"]) == ("ended", "enough")
     until(lambda: call(serving)[2] == "first/m", seconds=10, what="the end")
-    assert post(serving, f"/v1/drills/{drill}/end", by="Ana Putri")[1]["ended_why"] == "enough"  # once is enough
+    assert post(serving, f"/v1/drills/{drill}/end", by="head of legal")[1]["ended_why"] == "enough"  # once is enough
     report = report_of(serving, drill)
-    assert (report["drill"]["ended_by"], report["result"]["lost"]) == ("Ana Putri", 0)
+    assert (report["drill"]["ended_by"], report["result"]["lost"]) == ("head of legal", 0)
 
 
 def test_a_channel_that_nothing_can_replace_is_cut_only_by_force(serving: UpetiProcess) -> None:
     """The second channel is on one route, and the first could take its calls: while it is latched, nobody can."""
-    person = {"by": "Ana Putri", "why": "for the test"}
-    usual = {"channel": "second", "share_percent": 5, "minutes": 5, "by": "Ana Putri"}
-    assert serving.command("channels", "latch", "first", "--by", "Ana Putri", "--why", "for the test").returncode == 0
+    person = {"by": "head of legal", "why": "for the test"}
+    usual = {"channel": "second", "share_percent": 5, "minutes": 5, "by": "head of legal"}
+    assert (
+        serving.command("channels", "latch", "first", "--by", "head of legal", "--why", "for the test").returncode == 0
+    )
     try:
         refused = until(
             lambda: (one := post(serving, "/v1/drills", **usual))[0] == 422 and one, seconds=10, what="a refusal"
@@ -338,4 +340,4 @@ def test_a_channel_that_nothing_can_replace_is_cut_only_by_force(serving: UpetiP
         post(serving, f"/v1/drills/{begun['id']}/end", **person)
         assert "says nothing" in report_of(serving, begun["id"])["findings"][0]
     finally:
-        serving.command("channels", "open", "first", "--by", "Ana Putri", "--why", "for the test")
+        serving.command("channels", "open", "first", "--by", "head of legal", "--why", "for the test")

@@ -26,7 +26,7 @@ from = 2026-01-01
 until = 2026-09-01
 """
 CONTRACT = "openai-services-2026-01-01"
-WHO = ("--by", "Ann Lee", "--why", "read it")
+WHO = ("--by", "head of risk", "--why", "read it")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_an_explanation_says_the_clause_its_words_and_the_cure(run: Any) -> None
     run("review", f"{CONTRACT}/permitted-exception-a", "--decision", "confirm", *WHO)
     text = run("explain", "main", "classify_internal")
     assert text.startswith("ALLOW: ")
-    assert "reviewed   Ann Lee, 20" in text
+    assert "reviewed   head of risk, 20" in text
 
 
 def test_it_can_be_asked_about_any_day(run: Any) -> None:
@@ -103,7 +103,7 @@ def test_a_grant_with_its_evidence_until_it_is_revoked(run: Any, config: Path) -
     assert run(*ask, "c").startswith("DENY: ")
     assert "is revoked: general_model on main" in run("revoke", made["id"], *WHO)
     assert run(*ask, "a").startswith("DENY: ")
-    assert "is revoked already, by Ann Lee" in run("revoke", made["id"], *WHO, code=2)
+    assert "is revoked already, by head of risk" in run("revoke", made["id"], *WHO, code=2)
 
 
 def test_what_takes_a_right_away_works_while_the_file_is_broken(run: Any, config: Path) -> None:
@@ -128,7 +128,7 @@ def test_lists(run: Any, config: Path) -> None:
     run("grant", "main", "resell", "--evidence", str(config.with_name("letter.txt")), "--until", "2999-01-01", *WHO)
     run("deny", "main", "store", "--tenant", "acme", *WHO)
     text = run("list")
-    for part in ("allow until 2999-01-01T00:00:00Z", "configuration", "Ann Lee", "acme", "grt_", "dny_", "bnd_"):
+    for part in ("allow until 2999-01-01T00:00:00Z", "configuration", "head of risk", "acme", "grt_", "dny_", "bnd_"):
         assert part in text
     found = json.loads(run("list", "--json"))
     assert {one["channel"]: one["decisions"]["resell"] for one in found["channels"]} == {"main": "allow", "gpu": "deny"}
@@ -141,7 +141,7 @@ def test_lists(run: Any, config: Path) -> None:
     unread = run("clauses", "--contract", CONTRACT, "--unreviewed")
     assert f"{CONTRACT}/4.1" not in unread
     assert f"{CONTRACT}/3.3e" in unread
-    assert "Ann Lee, " in run("clauses", "--contract", CONTRACT)
+    assert "head of risk, " in run("clauses", "--contract", CONTRACT)
     (whole,) = [one for one in json.loads(run("clauses", "--json")) if one["id"] == f"{CONTRACT}/4.1"]
     assert whole["review"]["decisions"] == {"store": "allow"}
 

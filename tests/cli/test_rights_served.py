@@ -22,7 +22,7 @@ TWO = (
 
 
 def rights(process: UpetiProcess, *arguments: str) -> Any:
-    done = process.command("rights", *arguments, "--by", "Ann Lee", "--why", "a test", "--json")
+    done = process.command("rights", *arguments, "--by", "head of risk", "--why", "a test", "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -51,7 +51,7 @@ def test_a_denied_channel_serves_no_more_and_the_next_one_answers(tmp_path: Path
         status, body = process.call("only")
         assert (status, body["error"]["code"]) == (403, "channel_not_permitted")
         explained = json.loads(process.command("rights", "explain", "sim", "serve", "--json").stdout)
-        assert explained["why"].startswith("Ann Lee denied it: a test; `upeti rights lift dny_")
+        assert explained["why"].startswith("head of risk denied it: a test; `upeti rights lift dny_")
         assert process.stop(signal.SIGTERM) == 0
 
 

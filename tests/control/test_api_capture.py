@@ -11,7 +11,7 @@ from support.keeper_side import KeeperProcess, until
 from upeti.control.tables_capture import pairs
 from upeti.journal.acts import read_acts
 
-WHO = {"by": "Ana", "why": "letter of today"}
+WHO = {"by": "legal", "why": "letter of today"}
 LETTER = base64.b64encode(b"We agree.").decode()
 NOW_NS = time.time_ns()
 PAIR = {
@@ -65,7 +65,7 @@ def test_consent_pairs_and_erasure(keeper: KeeperProcess) -> None:
     assert "there is no pair `call_1-0`" in json.dumps(post(keeper, "/erase", 404, pair="call_1-0", **WHO))
 
     ended = post(keeper, "/consents/acme/withdraw", 200, **WHO)
-    assert (ended["id"], ended["withdrawn_by"]) == (made["id"], "Ana")
+    assert (ended["id"], ended["withdrawn_by"]) == (made["id"], "legal")
     until(lambda: not (view := keeper.snapshot().capture) or "acme" not in view.keep, what="the end in the snapshot")
     assert "no consent in force" in json.dumps(post(keeper, "/consents/acme/withdraw", 404, **WHO))
     kinds = [one.kind for one in read_acts(keeper.data_dir)]

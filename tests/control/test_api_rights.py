@@ -12,7 +12,7 @@ from support.keeper_side import CONFIG, KeeperProcess, until
 from upeti.control.rights import evidence_dir
 from upeti.journal.acts import read_acts
 
-WHO = {"by": "Ann Lee", "why": "read the contract"}
+WHO = {"by": "head of risk", "why": "read the contract"}
 CONTRACT = "deepseek-platform-2026-04-29"
 LETTER = base64.b64encode(b"You may.").decode()
 
@@ -37,7 +37,7 @@ def test_a_right_from_the_contract_to_its_end(keeper: KeeperProcess) -> None:
     assert decision(keeper, "general_model")["decision"] == "ask"
     post(keeper, "reviews", clause=f"{CONTRACT}/4.2", decision="confirm")
     found = decision(keeper, "general_model")
-    assert (found["decision"], found["speaking"][0]["reviewed_by"]) == ("allow", "Ann Lee")
+    assert (found["decision"], found["speaking"][0]["reviewed_by"]) == ("allow", "head of risk")
     assert "distillation" in found["quote"]
     until(
         lambda: "general_model" in keeper.snapshot().channels["up"].purposes,

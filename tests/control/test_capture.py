@@ -172,10 +172,10 @@ def test_two_tenants_never_share_a_body(upeti: UpetiProcess) -> None:
         swapped = pairs.Pair(**{**{f: getattr(theirs[0], f) for f in theirs[0].__struct_fields__}, "tenant": "acme"})
         with pytest.raises(Exception, match="not what was kept"):
             pairs.body(store, there, swapped)  # another tenant's digest opens nothing
-        pairs.erase(store, there, tenant="acme", pair_id=ours[0].pair_id, by="Ana", why="asked for")
+        pairs.erase(store, there, tenant="acme", pair_id=ours[0].pair_id, by="legal", why="asked for")
         assert pairs.body(store, there, ours[1]) is not None, "another pair of the tenant has the same body"
         assert pairs.body(store, there, theirs[0]) is not None
-        consents.withdraw(store, "beta", by="Ana", why="letter")
+        consents.withdraw(store, "beta", by="legal", why="letter")
     finally:
         store.close()
 
@@ -192,7 +192,7 @@ def test_a_person_is_erased_and_the_chain_stays(upeti: UpetiProcess) -> None:
     kept_of(upeti, "people", 2)
     store = Store(upeti.data_dir)
     try:
-        erased = pairs.erase(store, bodies(upeti.data_dir), tenant="acme", user="rina", by="Ana", why="her request")
+        erased = pairs.erase(store, bodies(upeti.data_dir), tenant="acme", user="rina", by="legal", why="her request")
         assert len(erased.pairs) == 1
         ((_, asked, _),) = kept_of(upeti, "people")
         assert asked["messages"][0]["content"] == "I am budi"
@@ -230,7 +230,7 @@ def test_a_killed_process_costs_no_call_and_comes_back(upeti: UpetiProcess) -> N
 def test_a_withdrawn_consent_ends_it(upeti: UpetiProcess) -> None:
     store = Store(upeti.data_dir)
     try:
-        consents.withdraw(store, "acme", by="Ana", why="letter")
+        consents.withdraw(store, "acme", by="legal", why="letter")
     finally:
         store.close()
     ask = {"model": "m", "messages": [{"role": "user", "content": "no more"}], "max_tokens": 2}

@@ -44,7 +44,7 @@ def store(open_store: OpenStore) -> Store:
 def suspended(store: Store, folder: Path, tenant: str = "acme") -> Case:
     case_id = open_case(store, folder, tenant, "conduct", DRIFT, family="drift", at_ns=NOW)
     return decide(
-        store, folder, case_id, Event.SUSPEND, person="Ana Putri", why="it harvests", settings=SETTINGS, at_ns=NOW
+        store, folder, case_id, Event.SUSPEND, person="head of legal", why="it harvests", settings=SETTINGS, at_ns=NOW
     )
 
 
@@ -90,7 +90,7 @@ def test_a_case_over_several_tenants_is_left_to_persons(store: Store, tmp_path: 
         case = see(store, tmp_path, ["b", "a"], TWO, SETTINGS, at_ns=NOW + look)
     assert case is not None
     assert (case.state, case.tenants) == (State.OPEN, ("a", "b"))
-    decide(store, tmp_path, case.id, Event.THROTTLE, person="Ana Putri", why="one template", settings=SETTINGS)
+    decide(store, tmp_path, case.id, Event.THROTTLE, person="head of legal", why="one template", settings=SETTINGS)
     assert [terms.tenant for terms in throttle_terms(effects(store), SETTINGS)] == ["a", "b"]
     assert len({terms.root for terms in throttle_terms(effects(store), SETTINGS)}) == 2
 
@@ -98,7 +98,7 @@ def test_a_case_over_several_tenants_is_left_to_persons(store: Store, tmp_path: 
 def test_a_persons_throttle_has_no_end_and_no_rule_gives_it_one(store: Store, tmp_path: Path) -> None:
     case = see(store, tmp_path, ["acme"], TWO, SETTINGS, at_ns=NOW)
     assert case is not None
-    decide(store, tmp_path, case.id, Event.THROTTLE, person="Ana Putri", why="agreed", settings=SETTINGS, at_ns=NOW)
+    decide(store, tmp_path, case.id, Event.THROTTLE, person="head of legal", why="agreed", settings=SETTINGS, at_ns=NOW)
     again = see(store, tmp_path, ["acme"], TWO, SETTINGS, at_ns=NOW + 1)
     assert again is not None
     assert (again.state, again.until_ns) == (State.THROTTLED, 0)
@@ -111,19 +111,19 @@ def test_a_suspension_names_a_person_and_the_evidence_it_stands_on(store: Store,
     with pytest.raises(CaseError, match="no name of a person"):
         decide(store, tmp_path, case_id, Event.SUSPEND, person="rule:x", why="w", settings=SETTINGS)
     with pytest.raises(CaseError, match="needs a reason"):
-        decide(store, tmp_path, case_id, Event.SUSPEND, person="Ana Putri", why=" ", settings=SETTINGS)
+        decide(store, tmp_path, case_id, Event.SUSPEND, person="head of legal", why=" ", settings=SETTINGS)
     with pytest.raises(ConfigError, match="nobody is suspended who cannot appeal"):
-        decide(store, tmp_path, case_id, Event.SUSPEND, person="Ana Putri", why="w", settings=Conduct())
+        decide(store, tmp_path, case_id, Event.SUSPEND, person="head of legal", why="w", settings=Conduct())
     assert case_of(store, case_id).state is State.OPEN
-    case = decide(store, tmp_path, case_id, Event.SUSPEND, person="Ana Putri", why="it harvests", settings=SETTINGS)
-    assert case.suspended_by == "Ana Putri"
+    case = decide(store, tmp_path, case_id, Event.SUSPEND, person="head of legal", why="it harvests", settings=SETTINGS)
+    assert case.suspended_by == "head of legal"
     seen = events_of(store, case_id)
     assert case.bundle_sha256 == hashlib.sha256(bundle(case, seen[: case.bundle_events])).hexdigest()
     open_case(store, tmp_path, "acme", "conduct", SIGNS, family="elicitation")
     later = case_of(store, case_id)
     assert bundle(later, events_of(store, case_id)[: later.bundle_events]) == bundle(case, seen)
     last = [each for each in read_acts(tmp_path) if each.kind == "conduct.suspend"][-1]
-    assert (last.actor, last.subject, last.reason) == ("Ana Putri", case_id, "it harvests")
+    assert (last.actor, last.subject, last.reason) == ("head of legal", case_id, "it harvests")
     assert case.bundle_sha256 in last.detail
 
 
@@ -141,10 +141,17 @@ def test_what_a_suspended_tenant_is_told(store: Store, tmp_path: Path) -> None:
 def test_an_appeal_that_nobody_decides_lapses_and_the_tenant_is_served(store: Store, tmp_path: Path) -> None:
     case = suspended(store, tmp_path)
     appealed = decide(
-        store, tmp_path, case.id, Event.APPEAL, person="Budi Santoso", why="they say no", settings=SETTINGS, at_ns=NOW
+        store,
+        tmp_path,
+        case.id,
+        Event.APPEAL,
+        person="deputy head of legal",
+        why="they say no",
+        settings=SETTINGS,
+        at_ns=NOW,
     )
     assert (appealed.state, appealed.until_ns) == (State.APPEALED, NOW + 7 * DAY_NS)
-    assert (appealed.suspended_ns, appealed.suspended_by) == (NOW, "Ana Putri")
+    assert (appealed.suspended_ns, appealed.suspended_by) == (NOW, "head of legal")
     assert "decided by 2026-09-28" in notices_for(effects(store), SETTINGS)[case.id]
     assert end_clocks(store, tmp_path, SETTINGS, NOW + 7 * DAY_NS - 1) == []
     (lapsed,) = end_clocks(store, tmp_path, SETTINGS, NOW + 7 * DAY_NS)
@@ -156,16 +163,18 @@ def test_an_appeal_that_nobody_decides_lapses_and_the_tenant_is_served(store: St
 
 def test_an_appeal_is_upheld_by_another_person_only(store: Store, tmp_path: Path) -> None:
     case = suspended(store, tmp_path)
-    decide(store, tmp_path, case.id, Event.APPEAL, person="Ana Putri", why="they say no", settings=SETTINGS)
-    with pytest.raises(CaseError, match="by another person than Ana Putri"):
+    decide(store, tmp_path, case.id, Event.APPEAL, person="head of legal", why="they say no", settings=SETTINGS)
+    with pytest.raises(CaseError, match="by another person than head of legal"):
         decide(store, tmp_path, case.id, Event.UPHOLD, person="ana  putri", why="still", settings=SETTINGS)
-    upheld = decide(store, tmp_path, case.id, Event.UPHOLD, person="Budi Santoso", why="still", settings=SETTINGS)
-    assert (upheld.state, upheld.until_ns, upheld.suspended_by) == (State.SUSPENDED, 0, "Ana Putri")
-    decide(store, tmp_path, case.id, Event.CLOSE, person="Ana Putri", why="they have stopped", settings=SETTINGS)
+    upheld = decide(
+        store, tmp_path, case.id, Event.UPHOLD, person="deputy head of legal", why="still", settings=SETTINGS
+    )
+    assert (upheld.state, upheld.until_ns, upheld.suspended_by) == (State.SUSPENDED, 0, "head of legal")
+    decide(store, tmp_path, case.id, Event.CLOSE, person="head of legal", why="they have stopped", settings=SETTINGS)
     assert effects(store).suspended == {}
     assert all_cases(store, live=True) == []
     with pytest.raises(CaseError, match="open a new one"):
-        decide(store, tmp_path, case.id, Event.WARN, person="Ana Putri", why="w", settings=SETTINGS)
+        decide(store, tmp_path, case.id, Event.WARN, person="head of legal", why="w", settings=SETTINGS)
     assert open_case(store, tmp_path, "acme", "conduct", DRIFT) == "C-000002"
 
 
@@ -196,7 +205,7 @@ def test_a_hold_by_rule_is_short_and_ends_by_itself(store: Store, tmp_path: Path
 def test_a_hold_does_not_undo_a_throttle(store: Store, tmp_path: Path) -> None:
     evidence = {"what": "the provider blocked the account for abuse"}
     first = open_case(store, tmp_path, "acme", "abuse_block", evidence, at_ns=NOW)
-    decide(store, tmp_path, first, Event.THROTTLE, person="Ana Putri", why="again", settings=SETTINGS, at_ns=NOW)
+    decide(store, tmp_path, first, Event.THROTTLE, person="head of legal", why="again", settings=SETTINGS, at_ns=NOW)
     until_ns = NOW + 3600 * 10**9
     for _ in range(2):
         held = open_case(
@@ -214,7 +223,9 @@ def test_the_case_of_a_cluster_takes_new_tenants_until_somebody_decides(store: S
         see(store, tmp_path, tenants, {"drift": DRIFT}, SETTINGS, kind=kind, at_ns=NOW)
     (case,) = all_cases(store)
     assert case.tenants == ("a", "b", "c")
-    decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="one hand", settings=SETTINGS, at_ns=NOW)
+    decide(
+        store, tmp_path, case.id, Event.SUSPEND, person="head of legal", why="one hand", settings=SETTINGS, at_ns=NOW
+    )
     for tenants in (["a", "c"], ["c", "d"]):
         see(store, tmp_path, tenants, {"drift": DRIFT}, SETTINGS, kind=kind, at_ns=NOW)
     second, first = all_cases(store)
@@ -224,11 +235,13 @@ def test_the_case_of_a_cluster_takes_new_tenants_until_somebody_decides(store: S
 
 def test_nobody_is_suspended_twice_on_the_same_evidence(store: Store, tmp_path: Path) -> None:
     case = suspended(store, tmp_path)
-    decide(store, tmp_path, case.id, Event.REDUCE, person="Ana Putri", why="they asked", settings=SETTINGS, at_ns=NOW)
+    decide(
+        store, tmp_path, case.id, Event.REDUCE, person="head of legal", why="they asked", settings=SETTINGS, at_ns=NOW
+    )
     with pytest.raises(CaseError, match="on the same evidence before"):
-        decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="after all", settings=SETTINGS)
+        decide(store, tmp_path, case.id, Event.SUSPEND, person="head of legal", why="after all", settings=SETTINGS)
     open_case(store, tmp_path, "acme", "conduct", SIGNS, family="signs", at_ns=NOW)
-    again = decide(store, tmp_path, case.id, Event.SUSPEND, person="Ana Putri", why="new signs", settings=SETTINGS)
+    again = decide(store, tmp_path, case.id, Event.SUSPEND, person="head of legal", why="new signs", settings=SETTINGS)
     assert again.bundle_sha256 != case.bundle_sha256
 
 
@@ -237,7 +250,7 @@ def test_nothing_changes_when_the_act_cannot_be_recorded(store: Store, tmp_path:
     blocked = tmp_path / "blocked"
     blocked.write_text("a file where the journal of acts would be")
     with pytest.raises(Exception, match="acts cannot be recorded"):
-        move(store, blocked, case_id, Move(Event.CLOSE, "done", "Ana Putri"))
+        move(store, blocked, case_id, Move(Event.CLOSE, "done", "head of legal"))
     assert case_of(store, case_id).state is State.OPEN
 
 

@@ -170,7 +170,7 @@ def test_a_file_of_another_form_begins_anew(scene: Scene) -> None:
 def test_pairs_that_left_the_store_are_counted_by_tenant_purpose_and_time(scene: Scene) -> None:
     def build(number: int, purpose: str, built_ns: int, pairs: list[tuple[str, str]]) -> None:
         dataset = {"id": f"d@{number}", "name": "d", "version": number, "purpose": purpose, "built_ns": built_ns}
-        rest = {"built_by": "Ana", "filters": {}, "directory": "", "rows": len(pairs), "left_out": 0, "duties": []}
+        rest = {"built_by": "legal", "filters": {}, "directory": "", "rows": len(pairs), "left_out": 0, "duties": []}
         texts = ("sha256", "call_id", "channel", "contract", "model", "clause", "grant", "consent")
         with scene.store.writing() as connection:
             connection.execute(insert(datasets).values(**dataset, **rest, manifest_sha256=""))

@@ -19,7 +19,7 @@ LETTER = Document("letter.txt", b"We agree.")
 
 
 def give(store: Store, tenant: str = "acme", **changes: Any) -> consents.Consent:
-    options: dict[str, Any] = {"purposes": ("evaluate",), "evidence": LETTER, "by": "Ana", "why": "letter"}
+    options: dict[str, Any] = {"purposes": ("evaluate",), "evidence": LETTER, "by": "legal", "why": "letter"}
     return consents.give(store, tenant, **(options | changes))
 
 
@@ -39,7 +39,7 @@ def test_a_consent_holds_until_it_is_withdrawn(open_store: OpenStore) -> None:
     assert consents.all_consents(store) == [ended]
     assert (ended.withdrawn_by, ended.withdrawn_why, ended.covers("store")) == ("Budi", "another letter", False)
     assert [(one.kind, one.subject, one.actor) for one in read_acts(store.data_dir)] == [
-        ("capture.consented", made.id, "Ana"),
+        ("capture.consented", made.id, "legal"),
         ("capture.withdrawn", made.id, "Budi"),
     ]
 
@@ -67,7 +67,7 @@ def test_what_is_not_signed_or_not_known_changes_nothing(open_store: OpenStore) 
         with pytest.raises(ConfigError, match=what):
             give(store, **wrong)
     with pytest.raises(StoreError, match="has no consent in force"):
-        consents.withdraw(store, "acme", by="Ana", why="letter")
+        consents.withdraw(store, "acme", by="legal", why="letter")
     with pytest.raises(ConfigError, match="a name and a reason"):
         consents.withdraw(store, "acme", by="", why="letter")
     assert consents.all_consents(store) == []

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def build(store: Store, held: Terms, **changes: Any) -> tuple[datasets.Dataset, Any]:
     wanted = datasets.Wanted(**({"name": "topics", "purpose": "classify_internal"} | changes))
-    return datasets.build(store, held, bodies(store), wanted, by="Ana")
+    return datasets.build(store, held, bodies(store), wanted, by="legal")
 
 
 def rows_of(made: datasets.Dataset) -> list[dict[str, Any]]:
@@ -135,9 +135,9 @@ def test_papers_say_the_same_and_are_signed(tmp_path: Path, store: Store) -> Non
 
 def test_a_withdrawn_consent_and_a_denial_leave_nothing(tmp_path: Path, store: Store) -> None:
     mixed(store)
-    denied = terms(tmp_path, denials=(Denial("d", "kind", "classify_internal", "Ana", "no more", 1),))
+    denied = terms(tmp_path, denials=(Denial("d", "kind", "classify_internal", "legal", "no more", 1),))
     assert build(store, denied)[1].rows == 0
-    consents.withdraw(store, "acme", by="Ana", why="letter")
+    consents.withdraw(store, "acme", by="legal", why="letter")
     assert build(store, terms(tmp_path))[1].rows == 0
 
 
@@ -145,8 +145,8 @@ def test_built_again_it_is_the_next_version_without_what_is_gone(tmp_path: Path,
     held = terms(tmp_path)
     mixed(store)
     first, _ = build(store, held, task="topic")
-    pairs.erase(store, bodies(store), tenant="acme", pair_id="req_0001-0", by="Ana", why="asked for")
-    again, manifest = datasets.build(store, held, bodies(store), datasets.wanted_again(first), by="Ana")
+    pairs.erase(store, bodies(store), tenant="acme", pair_id="req_0001-0", by="legal", why="asked for")
+    again, manifest = datasets.build(store, held, bodies(store), datasets.wanted_again(first), by="legal")
     assert (again.id, again.rows) == ("topics@2", 2)
     assert manifest.filters == {"task": "topic"}
     assert [one.what for one in audit(store, held, first)] == ["the pair was erased"]
@@ -158,7 +158,7 @@ def test_labels_of_ones_own_are_rows_from_no_provider(tmp_path: Path, store: Sto
         csv.writer(file).writerows([["text", "label"], ["where is my card", "card"]])
     with pytest.raises(ConfigError, match="labels-owner"):
         build(store, terms(tmp_path), labels=str(path))
-    made, manifest = build(store, terms(tmp_path), labels=str(path), labels_owner="Ana")
+    made, manifest = build(store, terms(tmp_path), labels=str(path), labels_owner="legal")
     assert (manifest.rows, manifest.own_rows) == (1, 1)
     assert audit(store, terms(tmp_path), made) == []
 
@@ -169,7 +169,7 @@ def test_labels_of_ones_own_are_rows_from_no_provider(tmp_path: Path, store: Sto
         ({"name": "../x"}, "no name"),
         ({"purpose": "serve"}, "no purpose"),
         ({"purpose": "fun"}, "no purpose"),
-        ({"labels": "/nowhere.csv", "labels_owner": "Ana"}, "cannot be read"),
+        ({"labels": "/nowhere.csv", "labels_owner": "legal"}, "cannot be read"),
     ],
 )
 def test_a_wrong_word_is_said(tmp_path: Path, store: Store, changes: dict[str, str], said: str) -> None:

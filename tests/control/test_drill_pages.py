@@ -33,7 +33,7 @@ def subject(mode: str, **changes: Any) -> Subject:
         "host": "api.example.com",
         "provider": "Contoh AI",
         "parent": "Contoh Group",
-        "by": "Ana Putri",
+        "by": "head of legal",
         "why": "yearly",
         "from_ns": AT_NS,
         "until_ns": AT_NS + 60 * S,

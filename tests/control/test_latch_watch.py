@@ -12,7 +12,7 @@ from upeti.gateway import keeper_link as link
 from upeti.gateway.latch import Latch, Scope, State, Subject
 
 UP = Subject(Scope.CHANNEL, "up")
-WHO = {"by": "Ana Putri", "why": "it was paid"}
+WHO = {"by": "head of legal", "why": "it was paid"}
 
 
 def word(incident: str, subject: Subject = UP) -> link.Latched:
@@ -75,9 +75,9 @@ async def test_persons_latch_probe_and_open_over_the_api(keeper: KeeperProcess, 
     assert (await asyncio.to_thread(post, "up/latch", WHO))[0] == 204
     heard = await worker.hear()
     assert isinstance(heard, link.LatchShut)
-    assert (heard.latch.state, heard.latch.by) == (State.HELD, "Ana Putri")
+    assert (heard.latch.state, heard.latch.by) == (State.HELD, "head of legal")
     (shown,) = await asyncio.to_thread(keeper.get, "/v1/channels")
-    assert (shown["channel"], shown["state"], shown["by"]) == ("up", "held", "Ana Putri")
+    assert (shown["channel"], shown["state"], shown["by"]) == ("up", "held", "head of legal")
     # A probe tells, and does not open what a person latched.
     probe = asyncio.ensure_future(asyncio.to_thread(post, "up/probe", {}))
     ask = await asked(worker)

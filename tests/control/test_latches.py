@@ -113,23 +113,23 @@ def test_a_word_that_was_on_its_way_for_long_latches_nothing(store: Store, tmp_p
 
 
 def test_what_a_person_latched_only_a_person_opens(store: Store, tmp_path: Path) -> None:
-    made = person_latched(store, tmp_path, "up", by="Ana Putri", why="contract under review", now_ns=NOW)
-    assert (made.state, made.by, made.why) == (State.HELD, "Ana Putri", "Ana Putri: contract under review")
+    made = person_latched(store, tmp_path, "up", by="head of legal", why="contract under review", now_ns=NOW)
+    assert (made.state, made.by, made.why) == (State.HELD, "head of legal", "head of legal: contract under review")
     assert due(store, NOW + 10**6 * S) == []
     assert not probed(store, tmp_path, UP, passed=True, what="status 200", now_ns=NOW)
     assert [row.state for row in all_latches(store)] == ["held"]
-    assert person_opened(store, tmp_path, "up", by="Ana Putri", why="signed", now_ns=NOW + 1) == [UP]
+    assert person_opened(store, tmp_path, "up", by="head of legal", why="signed", now_ns=NOW + 1) == [UP]
     assert all_latches(store) == []
-    assert incident_of(store, made.incident).recovered_by == "Ana Putri"
+    assert incident_of(store, made.incident).recovered_by == "head of legal"
     assert [(act.actor, act.kind, act.reason) for act in read_acts(tmp_path)] == [
-        ("Ana Putri", "latch.held", "contract under review"),
-        ("Ana Putri", "latch.opened", "signed"),
+        ("head of legal", "latch.held", "contract under review"),
+        ("head of legal", "latch.opened", "signed"),
     ]
 
 
 def test_a_person_can_keep_what_a_rule_has_latched(store: Store, tmp_path: Path) -> None:
     signalled(store, tmp_path, word(), NOW)
-    made = person_latched(store, tmp_path, "up", by="Ana Putri", why="we leave them", now_ns=NOW)
+    made = person_latched(store, tmp_path, "up", by="head of legal", why="we leave them", now_ns=NOW)
     assert made.incident == "inc_1"
     assert len(all_incidents(store)) == 1
     assert not probed(store, tmp_path, UP, passed=True, what="status 200", now_ns=NOW)
@@ -139,7 +139,7 @@ def test_a_person_can_keep_what_a_rule_has_latched(store: Store, tmp_path: Path)
 def test_one_model_is_opened_alone_or_with_its_channel(store: Store, tmp_path: Path) -> None:
     for subject, incident in ((UP, "inc_1"), (MODEL, "inc_2"), (Subject(Scope.KEY, "up", "k1"), "inc_3")):
         signalled(store, tmp_path, word(subject, incident), NOW)
-    who = {"by": "Ana Putri", "why": "it is back", "now_ns": NOW}
+    who = {"by": "head of legal", "why": "it is back", "now_ns": NOW}
     assert person_opened(store, tmp_path, "up", model="gpt-old", **who) == [MODEL]
     assert len(person_opened(store, tmp_path, "up", **who)) == 2
     with pytest.raises(ConfigError, match="the channel `up` is not latched"):
@@ -148,7 +148,7 @@ def test_one_model_is_opened_alone_or_with_its_channel(store: Store, tmp_path: P
         person_opened(store, tmp_path, "up", model="gpt-old", **who)
 
 
-@pytest.mark.parametrize(("by", "why"), [("", "x"), ("rule:x", "x"), ("Ana Putri", " ")])
+@pytest.mark.parametrize(("by", "why"), [("", "x"), ("rule:x", "x"), ("head of legal", " ")])
 def test_a_decision_has_a_name_and_a_reason(store: Store, tmp_path: Path, by: str, why: str) -> None:
     with pytest.raises(ConfigError):
         person_latched(store, tmp_path, "up", by=by, why=why, now_ns=NOW)
@@ -178,7 +178,7 @@ def test_calls_are_counted(store: Store, tmp_path: Path) -> None:
 
 def test_what_people_see(store: Store, tmp_path: Path) -> None:
     signalled(store, tmp_path, word(MODEL, "inc_2"), NOW)
-    person_latched(store, tmp_path, "down", by="Ana Putri", why="we leave", now_ns=NOW)
+    person_latched(store, tmp_path, "down", by="head of legal", why="we leave", now_ns=NOW)
     kinds = {"up": "anthropic", "down": "azure", "idle": "openai_compatible"}
     shown = channels_shown(kinds, all_latches(store), {"up": 2.0, "down": 0.0})
     assert [(one.channel, one.model, one.state, one.breaker_open) for one in shown] == [
@@ -188,6 +188,6 @@ def test_what_people_see(store: Store, tmp_path: Path) -> None:
         ("idle", None, "usable", None),
     ]
     assert shown[1].next_probe == "2026-09-21T14:13:21+00:00"
-    assert (shown[2].by, shown[2].next_probe) == ("Ana Putri", None)
+    assert (shown[2].by, shown[2].next_probe) == ("head of legal", None)
     found = shown_incident(incident_of(store, "inc_2"))
     assert (found["channel"], found["of"], found["recovered"]) == ("up", "gpt-old", None)

@@ -39,7 +39,7 @@ def prepared(store: Store, held: Terms, *, purpose: str = "classify_internal", c
     for number in range(count):
         capture(store, number)
     wanted = datasets.Wanted(name="topics", purpose=purpose)
-    return datasets.build(store, held, bodies(store), wanted, by="Ana")[0]
+    return datasets.build(store, held, bodies(store), wanted, by="legal")[0]
 
 
 def register(store: Store, held: Terms, **changes: Any) -> models.Model:
@@ -52,10 +52,10 @@ def register(store: Store, held: Terms, **changes: Any) -> models.Model:
         "channel": "own",
         "model": "topic-model",
     }
-    return models.register(store, held, models.Wanted(**(given | changes)), file=file, by="Ana", why="asked for")
+    return models.register(store, held, models.Wanted(**(given | changes)), file=file, by="legal", why="asked for")
 
 
-GRANT = Grant("g1", "strict", "classify_internal", "Strict", "e" * 64, "Ana", "letter", 1)
+GRANT = Grant("g1", "strict", "classify_internal", "Strict", "e" * 64, "legal", "letter", 1)
 
 
 def test_a_model_rests_on_its_data_and_is_found_from_both_ends(tmp_path: Path, open_store: OpenStore) -> None:
@@ -91,7 +91,7 @@ def test_a_revoked_grant_quarantines_what_rests_on_it_and_only_that(tmp_path: Pa
         held,
         bodies(store),
         datasets.Wanted(name="kind-only", purpose="classify_internal", channel="kind"),
-        by="Ana",
+        by="legal",
     )
     without = register(store, held, name="other", datasets=("kind-only",), model="other")
     assert models.quarantine_touched(store, held, NOW_NS) == []
@@ -106,14 +106,14 @@ def test_a_revoked_grant_quarantines_what_rests_on_it_and_only_that(tmp_path: Pa
     assert models.model(store, "other").stage is Stage.REGISTERED
     assert without.id != with_grant.id
     with pytest.raises(ConfigError, match="stays quarantined"):
-        models.release(store, revoked, with_grant.id, by="Ana", why="please")
+        models.release(store, revoked, with_grant.id, by="legal", why="please")
     # Trained again without the touched rows: the next version, under the same name at the channel.
-    datasets.build(store, revoked, bodies(store), datasets.wanted_again(datasets.dataset(store, "topics")), by="Ana")
+    datasets.build(store, revoked, bodies(store), datasets.wanted_again(datasets.dataset(store, "topics")), by="legal")
     assert datasets.dataset(store, "topics").rows == 4
     register(store, revoked, version="2", datasets=("topics@2",))
     assert models.not_served(store) == {}
     # … or the right comes back.
-    assert models.release(store, held, "topic-model@1", by="Ana", why="a new letter").stage is Stage.REGISTERED
+    assert models.release(store, held, "topic-model@1", by="legal", why="a new letter").stage is Stage.REGISTERED
 
 
 @pytest.mark.parametrize("how", ["denial", "consent", "contract"])
@@ -122,9 +122,9 @@ def test_whatever_takes_the_right_away_quarantines(tmp_path: Path, store: Store,
     prepared(store, held)
     register(store, held)
     if how == "denial":
-        held = terms(tmp_path, denials=(Denial("d", "kind", "classify_internal", "Ana", "no", 1),))
+        held = terms(tmp_path, denials=(Denial("d", "kind", "classify_internal", "legal", "no", 1),))
     elif how == "consent":
-        consents.withdraw(store, "acme", by="Ana", why="letter")
+        consents.withdraw(store, "acme", by="legal", why="letter")
     else:
         held = terms(tmp_path, bindings=())
     assert len(models.quarantine_touched(store, held, NOW_NS)) == 1
@@ -180,11 +180,11 @@ def test_stages_go_only_their_ways(tmp_path: Path, store: Store) -> None:
     prepared(store, held)
     register(store, held)
     with pytest.raises(StageError, match="cannot be released"):
-        models.release(store, held, "topic-model", by="Ana", why="why not")
-    assert models.retire(store, "topic-model", by="Ana", why="replaced").stage is Stage.RETIRED
+        models.release(store, held, "topic-model", by="legal", why="why not")
+    assert models.retire(store, "topic-model", by="legal", why="replaced").stage is Stage.RETIRED
     assert list(models.not_served(store)) == ["own"]
     with pytest.raises(StageError, match="from there: none"):
-        models.retire(store, "topic-model", by="Ana", why="again")
+        models.retire(store, "topic-model", by="legal", why="again")
 
 
 def papers(store: Store, one: models.Model) -> tuple[About, list[Source]]:

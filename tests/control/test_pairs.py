@@ -26,7 +26,7 @@ from upeti.journal.bodies import Bodies, bodies_at
 from upeti.journal.writer import SyncJournal
 
 OpenStore = Callable[[], Store]
-WHO = {"by": "Ana", "why": "asked for"}
+WHO = {"by": "legal", "why": "asked for"}
 DAY_NS = 86_400 * 10**9
 
 
@@ -148,14 +148,14 @@ def test_a_person_a_pair_a_tenant_are_erased(side: Side) -> None:
     assert side.texts(theirs) is not None
     for one in read_acts(side.store.data_dir):
         assert "rina" not in f"{one.subject}{one.detail}"
-        assert (one.kind, one.actor, one.reason) == (pairs.ERASED, "Ana", "asked for")
+        assert (one.kind, one.actor, one.reason) == (pairs.ERASED, "legal", "asked for")
 
 
 def test_an_erasure_needs_a_name_a_reason_and_something_to_erase(side: Side) -> None:
     pair = side.keep()
     for wrong, what in (
         ({"tenant": "acme", "by": " ", "why": "x"}, "a name and a reason"),
-        ({"tenant": "acme", "by": "Ana", "why": ""}, "a name and a reason"),
+        ({"tenant": "acme", "by": "legal", "why": ""}, "a name and a reason"),
         (WHO, "say what to erase"),
     ):
         with pytest.raises(ConfigError, match=what):

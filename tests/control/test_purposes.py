@@ -17,9 +17,9 @@ def test_the_last_declaration_counts(open_store: Callable[[], Store], tmp_path: 
     store = open_store()
     before = store.changes()
     for purpose in ("coding", "customer_support"):
-        declare(store, tmp_path, "acme", purpose, person="Ana Putri", why="order form")
+        declare(store, tmp_path, "acme", purpose, person="head of legal", why="order form")
     assert {name: one.purpose for name, one in declared(store).items()} == {"acme": "customer_support"}
     assert store.changes() == before + 2
     assert [(act.kind, act.subject) for act in read_acts(tmp_path)] == [("conduct.declare", "acme")] * 2
     with pytest.raises(CaseError, match="choose from customer_support"):
-        declare(store, tmp_path, "acme", "mischief", person="Ana Putri", why="order form")
+        declare(store, tmp_path, "acme", "mischief", person="head of legal", why="order form")

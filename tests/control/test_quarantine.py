@@ -48,13 +48,13 @@ def with_a_model(folder: Path, port: int) -> tuple[UpetiProcess, str]:
         consent(store)
         terms = terms_in_force(store, config_file.read(process.config).config)
         given = rights.grant(
-            store, terms, "sim", "classify_internal", LETTER, captured_from_ns=1, by="Ana", why="letter"
+            store, terms, "sim", "classify_internal", LETTER, captured_from_ns=1, by="legal", why="letter"
         )
         for number in range(3):
             capture(store, number, channel="sim", contract="sim-terms", clause="sim-terms/1", at_ns=time.time_ns())
         terms = terms_in_force(store, config_file.read(process.config).config)
         wanted = datasets.Wanted(name="topics", purpose="classify_internal")
-        assert datasets.build(store, terms, bodies(store), wanted, by="Ana")[0].rows == 3
+        assert datasets.build(store, terms, bodies(store), wanted, by="legal")[0].rows == 3
         model = models.Wanted(
             name="topic-model",
             version="1",
@@ -63,7 +63,7 @@ def with_a_model(folder: Path, port: int) -> tuple[UpetiProcess, str]:
             channel="own",
             model="topic-model",
         )
-        models.register(store, terms, model, by="Ana", why="saves money")
+        models.register(store, terms, model, by="legal", why="saves money")
     finally:
         store.close()
     return process, given.id
@@ -74,7 +74,7 @@ def seconds_until_quarantined(process: UpetiProcess, grant: str, *callers: Calle
     time.sleep(1.0)
     store = Store(process.data_dir)
     try:
-        revoked = rights.revoke(store, grant, by="Ana", why="letter withdrawn")
+        revoked = rights.revoke(store, grant, by="legal", why="letter withdrawn")
     finally:
         store.close()
     acted_s = time.monotonic() - (time.time_ns() - revoked.revoked_ns) / 10**9
@@ -99,7 +99,7 @@ def test_a_revoked_right_takes_its_model_out_of_the_route(tmp_path: Path) -> Non
             assert process.command("dataset", "audit", "topics").returncode == 1
             shown = process.command("models", "list", "--json")
             assert '"stage": "quarantined"' in shown.stdout
-            refused = process.command("models", "release", "topic-model", "--by", "Ana", "--why", "please")
+            refused = process.command("models", "release", "topic-model", "--by", "legal", "--why", "please")
             assert refused.returncode == 2
             assert "stays quarantined" in refused.stderr
             assert "topic-model@1" in process.command("lineage", grant).stdout

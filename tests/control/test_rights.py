@@ -24,7 +24,7 @@ OpenStore = Callable[[], Store]
 CONTRACT = "openai-services-2026-01-01"
 CLAUSE = f"{CONTRACT}/permitted-exception-a"
 LETTER = Document("letter.txt", b"You may.")
-ANN = {"by": "Ann Lee", "why": "read it"}
+ANN = {"by": "head of risk", "why": "read it"}
 SECOND_NS = 10**9
 CHANNEL = '[[channel]]\nname = "main"\nkind = "openai_compatible"\n'
 
@@ -76,7 +76,7 @@ def test_every_decision_is_an_act_before_it_is_in_the_state(world: World, monkey
     rights.deny(store, ["main"], "main", "store", **ANN)
     (done,) = read_acts(store.data_dir)
     assert (done.actor, done.kind, done.reason, done.subject) == (
-        "Ann Lee",
+        "head of risk",
         "rights.denied",
         "read it",
         terms().denials[0].id,
@@ -231,7 +231,7 @@ def test_what_is_not_there_is_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="the state has no grant"):
         rights.revoke(store, denial.id, **ANN)
     rights.lift(store, denial.id, **ANN)
-    with pytest.raises(StoreError, match="is lifted already, by Ann Lee"):
+    with pytest.raises(StoreError, match="is lifted already, by head of risk"):
         rights.lift(store, denial.id, **ANN)
     with pytest.raises(ConfigError, match="cannot be read"):
         document_of(tmp_path / "nothing")

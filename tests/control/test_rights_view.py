@@ -33,7 +33,7 @@ def _blank(table: Table, **values: Any) -> dict[str, Any]:
 
 DATASET, ROW = _blank(datasets, purpose="general_model", version=1), _blank(dataset_rows)
 MODEL = _blank(models, purpose="general_model")
-ANN = {"by": "Ann Lee", "why": "read it"}
+ANN = {"by": "head of risk", "why": "read it"}
 
 
 def pair(number: int, channel: str, contract: str, erased_ns: int = 0) -> Pair:

@@ -136,7 +136,7 @@ async def test_a_latch_of_a_person_is_in_the_snapshot_and_says_so(
     tmp_path: Path, provider: SimProvider, other: SimProvider
 ) -> None:
     async with serving(tmp_path, two(provider, other)) as served:
-        held = latch(state=State.HELD, by="Ana Putri", why="Ana Putri: contract under review")
+        held = latch(state=State.HELD, by="head of legal", why="head of legal: contract under review")
         second = latch(Subject(Scope.CHANNEL, "second"), incident="inc_y")
         served.swap(latches=(held, second))
         refused = await served.ask(CALL)

@@ -12,7 +12,7 @@ from upeti.journal.verify import verify
 
 
 def one(subject: str = "g1", **detail: object) -> ActDone:
-    return act(1_000, "ana@example.com", "rights.granted", subject, "signed order form", **detail)
+    return act(1_000, "legal@example.com", "rights.granted", subject, "signed order form", **detail)
 
 
 def test_acts_come_back_in_order(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_an_act_that_was_changed_is_seen_and_nothing_is_added_behind_it(tmp_path
     record_acts(tmp_path, one("a"))
     record_acts(tmp_path, one("b"))
     (file,) = acts_dir(tmp_path).glob("*.upj")
-    file.write_bytes(file.read_bytes().replace(b"ana@example.com", b"eve@example.com", 1))
+    file.write_bytes(file.read_bytes().replace(b"legal@example.com", b"eevee@example.com", 1))
     with pytest.raises(JournalError):
         list(read_acts(tmp_path))
     with pytest.raises(JournalError):
@@ -76,5 +76,5 @@ def test_the_check_of_the_journal_reads_acts_too(tmp_path: Path) -> None:
     assert result.sound
     assert [(each.instance, each.acts) for each in result.instances] == [("acts", 2)]
     (file,) = acts_dir(tmp_path).glob("*.upj")
-    file.write_bytes(file.read_bytes().replace(b"ana@example.com", b"eve@example.com", 1))
+    file.write_bytes(file.read_bytes().replace(b"legal@example.com", b"eevee@example.com", 1))
     assert not verify(tmp_path).sound

@@ -124,11 +124,11 @@ def test_a_file_of_ones_own_comes_after_the_shipped_ones(tmp_path: Path) -> None
 
 def test_a_file_of_ones_own_may_name_who_reviewed_a_row(tmp_path: Path) -> None:
     path = tmp_path / "terms.toml"
-    path.write_text(OWN + 'reviewed_by = "Ann Lee"\nreviewed_at = 2026-02-01\nreview_why = "plain words"\n')
+    path.write_text(OWN + 'reviewed_by = "head of risk"\nreviewed_at = 2026-02-01\nreview_why = "plain words"\n')
     (review,) = load([path]).reviews
-    assert (review.by, review.why, review.clause) == ("Ann Lee", "plain words", "ours-2026/7")
+    assert (review.by, review.why, review.clause) == ("head of risk", "plain words", "ours-2026/7")
     assert review.decisions["store"] is Decision.ALLOW
-    path.write_text(OWN + 'reviewed_by = "Ann Lee"\n')
+    path.write_text(OWN + 'reviewed_by = "head of risk"\n')
     with pytest.raises(ConfigError, match="give all three, or none"):
         load([path])
 
@@ -181,7 +181,7 @@ def test_a_shipped_row_cannot_name_a_reviewer(tmp_path: Path, monkeypatch: pytes
     from upeti.rights import terms_files
 
     path = tmp_path / "shipped.toml"
-    path.write_text(OWN + 'reviewed_by = "Ann Lee"\nreviewed_at = 2026-02-01\nreview_why = "plain words"\n')
+    path.write_text(OWN + 'reviewed_by = "head of risk"\nreviewed_at = 2026-02-01\nreview_why = "plain words"\n')
     monkeypatch.setattr(terms_files, "_sources", lambda paths: [(path, "shipped.toml", False)])
     with pytest.raises(ConfigError, match="a shipped row names no reviewer"):
         load()

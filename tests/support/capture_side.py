@@ -30,7 +30,7 @@ allow = ["store", "classify_internal"]
 quote = "You may keep what you get, and sort with it."
 source = "made up for the tests"
 source_date = 2026-11-27
-reviewed_by = "Ana"
+reviewed_by = "legal"
 reviewed_at = 2026-11-27
 review_why = "read it"
 """
@@ -57,7 +57,7 @@ DOCUMENT = Document("letter.txt", b"We agree that our calls are kept.")
 def consent(data_dir: Path, tenant: str, **changes: Any) -> consents.Consent:
     store = Store(data_dir)
     try:
-        options = {"purposes": ("classify_internal",), "evidence": DOCUMENT, "by": "Ana", "why": "letter of today"}
+        options = {"purposes": ("classify_internal",), "evidence": DOCUMENT, "by": "legal", "why": "letter of today"}
         return consents.give(store, tenant, **(options | changes))
     finally:
         store.close()

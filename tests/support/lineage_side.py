@@ -36,7 +36,7 @@ duties = ["name_prefix:Kind", "notice:Built with Kind"]
 quote = "You may sort with what we answer, and name it after us."
 source = "made up for the tests"
 source_date = 2026-11-27
-reviewed_by = "Ana"
+reviewed_by = "legal"
 reviewed_at = 2026-01-02
 review_why = "read it"
 
@@ -77,7 +77,7 @@ def consent(store: Store, tenant: str = "acme", **changes: Any) -> consents.Cons
     options = {
         "purposes": ("classify_internal", "classify_distributed"),
         "evidence": DOCUMENT,
-        "by": "Ana",
+        "by": "legal",
         "why": "letter",
     }
     return consents.give(store, tenant, **(options | changes))

@@ -65,7 +65,7 @@ def test_a_rule_needs_two_families_and_one_tenant_and_does_no_more_than_throttle
         assert state in (State.WARNED, State.THROTTLED)
 
 
-@given(st.sampled_from(State), st.sampled_from(Event), FAMILIES, st.sampled_from(["", "Ana Putri"]))
+@given(st.sampled_from(State), st.sampled_from(Event), FAMILIES, st.sampled_from(["", "head of legal"]))
 def test_whatever_is_asked_is_a_state_of_the_table_or_a_reason(
     state: State, event: Event, families: frozenset[str], person: str
 ) -> None:
@@ -80,7 +80,7 @@ def test_whatever_is_asked_is_a_state_of_the_table_or_a_reason(
 
 def test_suspending_needs_evidence() -> None:
     with pytest.raises(CaseError, match="no evidence"):
-        following(State.OPEN, Event.SUSPEND, person="Ana Putri", families=frozenset())
+        following(State.OPEN, Event.SUSPEND, person="head of legal", families=frozenset())
 
 
 @pytest.mark.parametrize("name", ["", " ", "7", "rule:conduct", "-", "x", "a\x00b"])
@@ -90,7 +90,7 @@ def test_what_is_no_name_of_a_person(name: str) -> None:
 
 
 def test_names_and_reasons_are_kept_without_blanks_around() -> None:
-    assert named_person("  Ana   Putri ") == "Ana Putri"
+    assert named_person("  legal   Putri ") == "head of legal"
     assert reason_of(" harvesting ") == "harvesting"
     with pytest.raises(CaseError, match="needs a reason"):
         reason_of("  ")

@@ -149,7 +149,7 @@ def named_person(name: str) -> str:
     """Return the name of a person as it is kept. Raises ``CaseError`` for what is none."""
     name = " ".join(name.split())
     if not _NAME.fullmatch(name):
-        raise CaseError(f"{name!r} is no name of a person; write who decides, such as --by 'Ana Putri'")
+        raise CaseError(f"{name!r} is no name of a person; write who decides, such as --by 'head of legal'")
     return name
 
 
