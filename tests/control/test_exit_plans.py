@@ -22,7 +22,7 @@ OpenStore = Callable[[], Store]
 
 def wanted(**changes: Any) -> Said:
     fields = {"id": "", "route": "m", "alternative": "in-house", "months": "3.0", "cost": "100", "currency": "EUR"}
-    return Said(**fields | {"owner": "Budi", "by": "Ana Putri", "why": "weights", "at_ns": 0} | changes)
+    return Said(**fields | {"owner": "Budi", "by": "head of legal", "why": "weights", "at_ns": 0} | changes)
 
 
 def test_what_is_said_again_takes_the_earlier_ones_place_and_is_an_act(open_store: OpenStore) -> None:
@@ -32,13 +32,13 @@ def test_what_is_said_again_takes_the_earlier_ones_place_and_is_an_act(open_stor
     set_alternative(store, ["m"], wanted(alternative="another"))
     assert (first.months, second.months) == ("3", "2")
     assert sorted((one.alternative, one.months) for one in said_of(store, "m")) == [("another", "3"), ("in-house", "2")]
-    remove(store, second.id, by="Ana Putri", why="no more")
+    remove(store, second.id, by="head of legal", why="no more")
     assert [one.alternative for one in said_of(store)] == ["another"]
     acts = [act for act in read_acts(store.data_dir) if act.kind.startswith("exit_plan.")]
     assert [act.kind for act in acts] == ["exit_plan.set"] * 3 + ["exit_plan.removed"]
     assert json.loads(acts[0].detail)["record"]["cost"] == "100"
     with pytest.raises(ConfigError, match="no alternative"):
-        remove(store, second.id, by="Ana Putri", why="again")
+        remove(store, second.id, by="head of legal", why="again")
 
 
 @pytest.mark.parametrize(
