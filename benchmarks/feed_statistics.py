@@ -132,14 +132,14 @@ def coverage(trials: int) -> Iterator[Figure]:
     yield figure("bounded sequence, rate 5 %: missed ever", "%", 200 * exact / trials, at_most=round(limit, 2))
     yield from _coverage_of_screen(trials)
     clustered = 0
-    for _ in range(trials // 4):
+    for _ in range(trials // 2):
         cases = draw.integers(1, 20, 200)
         taste = draw.normal(0.2, 0.3, 200)
         users = np.repeat(np.arange(200), cases)
-        interval = bootstrap(taste[users] + draw.normal(0, 0.3, len(users)), list(map(str, users)), draws=400)
+        interval = bootstrap(taste[users] + draw.normal(0, 0.3, len(users)), list(map(str, users)))
         clustered += not interval.low <= 0.2 <= interval.high
-    limit = 100 * slack(trials // 4) + 1
-    yield figure("bootstrap by users: missed", "%", 400 * clustered / trials, at_most=round(limit, 2))
+    limit = 100 * slack(trials // 2) + 1
+    yield figure("bootstrap by users: missed", "%", 200 * clustered / trials, at_most=round(limit, 2))
 
 
 def _coverage_of_screen(trials: int) -> Iterator[Figure]:
@@ -198,16 +198,21 @@ def verdicts(trials: int) -> Iterator[Figure]:
     )
     for name, experiment, factors, costs, right, wrong in cases:
         spent = {PAID: Spent(parse_pico(costs[0]), 1), STUDENT: Spent(parse_pico(costs[1]), 1)}
-        found = []
-        for seed in range(trials // 8):
-            draw = np.random.default_rng(seed)
-            arms = [
-                ArmUsers(arm, people(draw, 5000, factor)) for arm, factor in zip(experiment.arms, factors, strict=True)
-            ]
-            found.append(judge(experiment, arms, spent, IMPRESSIONS).outcome)
-        hits = 100 * sum(one is right for one in found) / len(found)
-        false = 100 * sum(one in wrong for one in found) / len(found)
-        yield figure(f"{name}, 5,000 users an arm: `{right}`", "%", hits, "opposite verdict", false, at_least=80)
+        for size in (500, 1000, 2000, 5000):
+            found = []
+            for seed in range(trials // 8):
+                draw = np.random.default_rng(seed)
+                arms = [
+                    ArmUsers(arm, people(draw, size, factor))
+                    for arm, factor in zip(experiment.arms, factors, strict=True)
+                ]
+                found.append(judge(experiment, arms, spent, IMPRESSIONS).outcome)
+            hits = 100 * sum(one is right for one in found) / len(found)
+            false = 100 * sum(one in wrong for one in found) / len(found)
+            aim = 80 if size == 5000 else None
+            yield figure(
+                f"{name}, {size:,} users an arm: `{right}`", "%", hits, "opposite verdict", false, at_least=aim
+            )
     spent = {PAID: Spent(parse_pico("100"), 1)}
     decided = 0
     for seed in range(trials // 4):

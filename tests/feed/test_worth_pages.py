@@ -33,6 +33,7 @@ def test_json_says_all_and_money_exactly(seen: tuple[Report, Experiment]) -> Non
     assert found["spent"]["enrichment_paid"] == {"cost": "0.6", "versions": 300, "unknown": 0}
     assert found["books"]["versions_and_calls"] == "0.603"
     assert [arm["arm"] for arm in found["arms"]] == ["free", "student", "paid"]
+    assert all(0 <= arm["creator_gini"] < 0.5 for arm in found["arms"])  # studios are alike here
     steps = {(one["arm"], one["over"]): one for one in found["comparisons"]}
     assert set(steps) == {("student", "free"), ("paid", "student"), ("paid", "free")}
     assert steps["paid", "free"]["net_benefit_per_1000"]["low"] < steps["paid", "free"]["net_benefit_per_1000"]["high"]
@@ -42,6 +43,7 @@ def test_a_page_needs_nothing_from_elsewhere(seen: tuple[Report, Experiment]) ->
     html = page(*seen, END_NS)
     assert html.count("<svg") == 2
     assert "paid over student" in html
+    assert "creators' Gini" in html
     assert "<script" not in html
     for attribute in ("src=", 'href="http', "@import", "url(http"):
         assert attribute not in html

@@ -64,7 +64,9 @@ class World:
         store = FeedStore(directory)
         topic = draw.integers(0, TOPICS, self.items)
         names = [f"item {number}" for number in range(self.items)]
-        store.put_items(T, [checked_item(Item(name, labels={"title": name}), NOW_NS) for name in names])
+        labels = [{"title": name, "creator": f"studio {number % 20}"} for number, name in enumerate(names)]
+        items = [Item(name, labels=one) for name, one in zip(names, labels, strict=True)]
+        store.put_items(T, [checked_item(item, NOW_NS) for item in items])
         held = np.array([is_held_out(experiment, name) for name in names])
         known = {
             "metadata": _guesses(draw, topic, self.metadata_right),

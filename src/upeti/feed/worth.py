@@ -169,14 +169,18 @@ def _compare(
     extra = Fraction(PER * (cost_of(arm.arm, spent) - cost_of(over.arm, spent)), max(1, impressions))
     cost = float(extra / PICO_PER_UNIT)
     events = mixture_interval(estimate, experiment.users_planned, error_share)
+    benefit = events.scaled(value, -cost)
+    needed = None
+    if benefit.low <= 0 <= benefit.high:
+        needed = units_needed(estimate, estimate.value - cost / value, experiment.users_planned, error_share)
     return Comparison(
         arm.arm.name,
         over.arm.name,
         events,
         round_fraction(extra, PICO_DIGITS),
-        events.scaled(value, -cost),
+        benefit,
         _cost_per_event(events, cost),
-        units_needed(estimate, estimate.value - cost / value, experiment.users_planned, error_share),
+        needed,
         variance_removed(arm.users, over.users),
     )
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from upeti.core.amount import parse_pico
 from upeti.core.errors import ConfigError
 from upeti.feed.enrichment_store import EnrichmentStore
+from upeti.feed.evaluation import gini
 from upeti.feed.experiment import Experiment, is_held_out
 from upeti.feed.impressions import ImpressionLog
 from upeti.feed.interactions import NEGATIVE_KINDS, is_positive
@@ -55,6 +56,10 @@ SELECT shown."user" AS person, shown.arm AS arm, (shown.at_ns // 86400000000000)
 FROM shown LEFT JOIN followed USING (impression_id) LEFT JOIN held ON held.item = shown.item
 GROUP BY ALL ORDER BY ALL
 """
+_SHOWN: Final = """
+SELECT arm, item, count(*) FROM impressions
+WHERE experiment = $experiment AND at_ns >= $from_ns AND at_ns < $to_ns GROUP BY ALL
+"""
 _SUMS: Final = ("impressions", "events", "hides", "impressions_held_out", "events_held_out")
 
 
@@ -68,6 +73,7 @@ class Observed(NamedTuple):
     before: NDArray[np.float64]  # per person: engaged events before the experiment
     persons: int
     in_two_arms: int
+    shown: dict[str, dict[str, int]]  # arm → item → how often
     used: set[tuple[str, str]]  # (item, version) that were shown
     impressions_all: int  # in the time, in any arm or none
 
@@ -120,8 +126,13 @@ def observe(experiment: Experiment, log: ImpressionLog, feedback: Sequence[Feedb
         held = [item for (item,) in items.fetchall() if is_held_out(experiment, item)]
         connection.register("held", pa.table({"item": pa.array(held, pa.string())}))
         columns = connection.execute(_QUERY, given).fetchnumpy()
+        shown: dict[str, dict[str, int]] = {}
+        for arm, item, count in connection.execute(
+            _SHOWN, {name: given[name] for name in given if name != "within_ns"}
+        ).fetchall():
+            shown.setdefault(arm, {})[item] = count
         used, impressions_all = _used(connection, given)
-    return _observed(experiment, columns, before, used, impressions_all)
+    return _observed(experiment, columns, before, shown, used, impressions_all)
 
 
 def _events_table(events: Sequence[tuple[str, str, int, bool]]) -> pa.Table:
@@ -145,6 +156,7 @@ def _observed(
     experiment: Experiment,
     columns: dict[str, Any],
     before: dict[str, int],
+    shown: dict[str, dict[str, int]],
     used: set[tuple[str, str]],
     impressions_all: int,
 ) -> Observed:
@@ -163,6 +175,7 @@ def _observed(
         np.array([before.get(str(name), 0) for name in names], dtype=np.float64),
         len(names),
         int((first != last).sum()),
+        shown,
         used,
         impressions_all,
     )
@@ -182,6 +195,7 @@ class Report(NamedTuple):
     course: dict[tuple[str, str], list[Point]]  # (arm, over) → by day
     calls_pico: int  # what the worker's calls cost, by what the gateway told it
     journal_pico: int | None  # … by the journal; None: it is on another machine
+    creator_gini: dict[str, float]  # arm → how unevenly creators are shown; NaN where items name no creator
     not_received: int  # calls in the journal whose answer never reached the worker
     not_received_pico: int
 
@@ -223,7 +237,17 @@ def report(
     if data_dir is not None and journal_dir(data_dir).is_dir():  # else the gateway is on another machine
         journal, *lost_ = _journal(data_dir, feature, {call.call_id for call in enrichments.calls()})
         lost = (lost_[0], lost_[1])
-    return Report(worth, _course(experiment, observed, spent), calls_pico, journal, *lost)
+    creator_of = {item.id: item.creator for item in store.items(tenant) if item.creator}
+    ginis = {arm.name: _creator_gini(observed.shown.get(arm.name, {}), creator_of) for arm in experiment.arms}
+    return Report(worth, _course(experiment, observed, spent), calls_pico, journal, ginis, *lost)
+
+
+def _creator_gini(shown: dict[str, int], creator_of: dict[str, str]) -> float:
+    exposure = dict.fromkeys(creator_of.values(), 0)
+    for item, count in shown.items():
+        if item in creator_of:
+            exposure[creator_of[item]] += count
+    return gini(list(exposure.values()))
 
 
 def _course(experiment: Experiment, observed: Observed, spent: dict[str, Spent]) -> dict[tuple[str, str], list[Point]]:

@@ -50,6 +50,7 @@ def as_values(report: Report, experiment: Experiment) -> dict[str, Any]:
                 "users": worth.users[name],
                 "impressions": worth.impressions[name],
                 "events_per_1000": _number(worth.rates[name]),
+                "creator_gini": _number(report.creator_gini[name]),
             }
             for name in worth.users
         ],
@@ -109,6 +110,7 @@ def page(report: Report, experiment: Experiment, at_ns: int) -> str:
         began=_moment(experiment.started_ns),
         ended=_moment(experiment.stopped_ns) if experiment.stopped_ns else "",
         books_agree=report.journal_pico is None or report.journal_pico == report.calls_pico,
+        has_creators=any(math.isfinite(value) for value in report.creator_gini.values()),
         total_pico=sum(one.pico for one in worth.spent.values()),
         now_plot=_plot_now(worth) if _drawable(worth) else "",
         course_plot=_plot_course(report) if _drawable(worth) else "",
