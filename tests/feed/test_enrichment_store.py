@@ -89,7 +89,9 @@ def test_what_is_spent_is_what_was_made_in_the_time_or_used(enrichments: Enrichm
     enrichments.record(None, [version("a", at_ns=5), version("b", at_ns=50), version("c", at_ns=500)])
     enrichments.record(None, [version("d", cost=UNKNOWN_COST, at_ns=60)])
     used = {("a", version("a").version)}
-    found, currencies = enrichments.spent(used, 40, 100)
+    found, earlier, currencies = enrichments.spent(used, 40, 100)
     assert found == {"enrichment_paid": (2 * 10**10, 3, 1)}
+    assert earlier == (0, 0, 0)
     assert currencies == {"USD"}
-    assert enrichments.spent(set(), 0, 1) == ({}, set())
+    assert enrichments.spent(set(), 0, 1) == ({}, (0, 0, 0), set())
+    assert enrichments.spent(set(), 400, 401) == ({}, (2 * 10**10, 3, 1), {"USD"})  # bought before, not shown

@@ -17,7 +17,7 @@ from upeti.cli.options import CONFIG_FILE, ConfigOption, JsonOption
 from upeti.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from upeti.core.config import Config
+    from upeti.core.config import Config, FeedEnrichment
     from upeti.feed.enrichment_worker import Passed
     from upeti.feed.experiment import Arm, Experiment
     from upeti.feed.experiments import Experiments
@@ -156,6 +156,9 @@ def enrich_command(
     url: Annotated[
         str, typer.Option(help="Base URL of the gateway, in place of the configuration's.", show_default=False)
     ] = "",
+    route: Annotated[
+        str, typer.Option(help="Model name to send, in place of the configuration's.", show_default=False)
+    ] = "",
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -163,23 +166,26 @@ def enrich_command(
 
     What is known is not asked again. Without money or gateway it waits (`--follow`) or says so and ends with status 1.
     """
+    import msgspec
+
     from upeti.control import config_file
 
     read = config_file.load(config or Path(CONFIG_FILE))
     with opened(config) as (store, directory):
-        done = _enrich(read, store, directory, tenant, url, follow=follow, as_json=as_json)
+        wanted = read.feed.enrichment
+        wanted = msgspec.structs.replace(wanted, url=url or wanted.url, route=route or wanted.route)
+        done = _enrich(read, wanted, store, directory, tenant, follow=follow, as_json=as_json)
     if done is not None and (done.pause_s or done.tried):
         raise typer.Exit(1)
 
 
 def _enrich(
-    read: Config, store: FeedStore, directory: Path, tenant: str, url: str, *, follow: bool, as_json: bool
+    read: Config, wanted: FeedEnrichment, store: FeedStore, directory: Path, tenant: str, *, follow: bool, as_json: bool
 ) -> Passed | None:
     from upeti.feed.enrichment_worker import EnrichmentWorker, Settings
     from upeti.feed.gateway_client import GatewayClient
 
-    wanted = read.feed.enrichment
-    client = GatewayClient(url or wanted.url or _own_gateway(read), _key(read, directory))
+    client = GatewayClient(wanted.url or _own_gateway(read), _key(read, directory))
     own = {channel.name for channel in read.channel if channel.kind == "embedded"}
     settings = Settings(
         wanted.route,

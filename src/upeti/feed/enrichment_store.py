@@ -138,11 +138,12 @@ class EnrichmentStore:
                 found.setdefault(one.item, {})[one.source] = one
         return found
 
-    def spent(self, pairs: set[tuple[str, str]], from_ns: int, to_ns: int) -> tuple[dict[str, Spent], set[str]]:
-        """Return what versions cost by source, and their currencies: those in ``pairs`` (item, version) and those made
-        from ``from_ns`` up to, not including, ``to_ns``.
+    def spent(self, pairs: set[tuple[str, str]], from_ns: int, to_ns: int) -> tuple[dict[str, Spent], Spent, set[str]]:
+        """Return what versions cost by source: those in ``pairs`` (item, version) and those made from ``from_ns`` up to, not
+        including, ``to_ns``; then what all that were made before cost that are not among them; then all currencies.
         """
         found: dict[str, Spent] = {}
+        earlier = Spent(0, 0)
         currencies: set[str] = set()
         columns = (
             *(_VERSIONS.c.item, _VERSIONS.c.version, _VERSIONS.c.source),
@@ -152,15 +153,17 @@ class EnrichmentStore:
             for item, version, source, cost, currency, at_ns in connection.execute(
                 select(*columns).where(_VERSIONS.c.tenant == self._tenant)
             ):
-                if not from_ns <= at_ns < to_ns and (item, version) not in pairs:
-                    continue
-                was = found.get(source, Spent(0, 0))
                 unknown = cost == UNKNOWN_COST
                 pico = 0 if unknown else parse_pico(cost)
-                found[source] = Spent(was.pico + pico, was.versions + 1, was.unknown + unknown)
+                if from_ns <= at_ns < to_ns or (item, version) in pairs:
+                    found[source] = _plus(found.get(source, Spent(0, 0)), pico, unknown)
+                elif at_ns < from_ns and (pico or unknown):
+                    earlier = _plus(earlier, pico, unknown)
+                else:
+                    continue
                 if pico:
                     currencies.add(currency)
-        return found, currencies
+        return found, earlier, currencies
 
     def calls(self) -> list[Call]:
         """Return every call that was answered, oldest first."""
@@ -207,6 +210,10 @@ class EnrichmentStore:
             "currency": one.currency,
             "at_ns": one.at_ns,
         }
+
+
+def _plus(was: Spent, pico: int, unknown: bool) -> Spent:
+    return Spent(was.pico + pico, was.versions + 1, was.unknown + unknown)
 
 
 def _enrichment(row: Mapping[str, Any] | Any) -> Enrichment:

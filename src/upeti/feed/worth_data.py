@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from upeti.core.amount import parse_pico
+from upeti.core.amount import decimal_text, parse_pico
 from upeti.core.errors import ConfigError
 from upeti.feed.enrichment_store import EnrichmentStore
 from upeti.feed.evaluation import gini
@@ -218,7 +218,7 @@ def report(
         raise ConfigError(f"experiment {experiment.name} has not begun: upeti feed experiment start {experiment.name}")
     observed = observe(experiment, ImpressionLog(store.tenant_dir(tenant)), store.feedback(tenant), now_ns)
     enrichments = EnrichmentStore(store, tenant)
-    spent, currencies = enrichments.spent(
+    spent, earlier, currencies = enrichments.spent(
         observed.used, experiment.started_ns, min(experiment.stopped_ns or _NS_MAX, now_ns)
     )
     if currencies - {experiment.currency}:
@@ -230,6 +230,12 @@ def report(
     if observed.in_two_arms:
         note = (
             f"{observed.in_two_arms:,} users were logged in more than one arm and are left out: look at who logs them"
+        )
+        worth = worth._replace(warnings=(*worth.warnings, note))
+    if earlier.versions:
+        note = (
+            f"{earlier.versions:,} versions that were bought before it began and never shown in it "
+            f"({decimal_text(earlier.pico)} {experiment.currency}) are not counted"
         )
         worth = worth._replace(warnings=(*worth.warnings, note))
     calls_pico, journal = enrichments.balance()[1], None
