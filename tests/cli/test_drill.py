@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -321,6 +324,45 @@ def test_a_person_ends_it_at_once_and_one_runs_at_a_time(serving: UpetiProcess) 
     assert post(serving, f"/v1/drills/{drill}/end", by="head of legal")[1]["ended_why"] == "enough"  # once is enough
     report = report_of(serving, drill)
     assert (report["drill"]["ended_by"], report["result"]["lost"]) == ("head of legal", 0)
+
+
+def test_ctrl_c_ends_it_at_once(serving: UpetiProcess) -> None:
+    options = ["--live", "100%", "--minutes", "30", "--by", "Ana Putri", "--abort-below", "0%", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "upeti.cli.main",
+        "drill",
+        "cut",
+        "first",
+        *options,
+        "--config",
+        str(serving.config),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: call(serving)[2] == "second/other", seconds=60, what="the fault")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    report = json.loads(out)
+    assert (report["drill"]["ended_by"], report["result"]["lost"]) == ("Ana Putri", 0)
+    until(lambda: call(serving)[2] == "first/m", seconds=10, what="the end")
+
+
+def test_the_exit_plan_knows_the_drills(serving: UpetiProcess) -> None:
+    said = ("--alternative", "own model", "--months", "3", "--owner", "platform", "--by", "Ana Putri")
+    assert serving.command("exit-plan", "set", "m", *said).returncode == 0
+    shown = serving.command("exit-plan", "show", "--json")
+    assert shown.returncode == 0, shown.stderr  # the critical route has a fresh drill
+    plan = json.loads(shown.stdout)
+    alone, usual = plan["routes"]
+    assert (alone["route"], alone["overdue"]) == ("alone", False)
+    assert any("no alternative" in warning for warning in alone["warnings"])
+    assert [one["alternative"] for one in usual["alternatives"]] == ["second/other", "own model"]
+    leaving = usual["leaving"]
+    assert (leaving["source"], leaving["months"]) == ("derived", "3")
+    assert "730 h a month" in leaving["computation"]
+    assert serving.ask("/v1/exit-plan")["routes"] == plan["routes"]
 
 
 def test_a_channel_that_nothing_can_replace_is_cut_only_by_force(serving: UpetiProcess) -> None:
