@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from upeti.feed.store import FeedStore
 
 feed_app = typer.Typer(
-    help="Serve a personal feed, bring data in, train its ranker, see it at work.", no_args_is_help=True
+    help="Serve a personal feed, bring data in, train its ranker, see what enrichment is worth.", no_args_is_help=True
 )
 import_app = typer.Typer(help="Bring items and feedback in.", no_args_is_help=True)
 feed_app.add_typer(import_app, name="import")

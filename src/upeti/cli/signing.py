@@ -47,8 +47,9 @@ def verify_signature(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Check who signed a document, and that it was not changed since. Needs nothing but the file and the key; exit status 1
-    when it does not fit.
+    """Check who signed a document, and that it was not changed since.
+
+    Needs nothing but the file and the key; exit status 1 when it does not fit.
     """
     from upeti.control.signing import keys_in, public_keys, verify
     from upeti.rights.envelope import SignatureError
