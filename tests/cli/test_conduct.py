@@ -15,7 +15,7 @@ from upeti.control.cases import open_case
 from upeti.rights.conduct.drift import drift, moved
 from upeti.rights.conduct.reading import Shape
 
-ANA = ("--by", "head of legal", "--why", "it asks for training data")
+LEGAL = ("--by", "head of legal", "--why", "it asks for training data")
 PAST, WINDOW = [Shape(9, 0, 0, 0, 1, 4, 7)] * 20 + [Shape(8, 0, 0, 0, 1, 4, 7)] * 20, [Shape(16, 8, 1, 0, 0, 1, 9)] * 20
 
 
@@ -45,13 +45,13 @@ def run(config: Path, *arguments: str) -> int:
 def test_from_the_case_to_its_end(config: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = []
     for arguments in (
-        ("warn", case, *ANA),
-        ("throttle", case, *ANA),
-        ("suspend", case, *ANA),
-        ("appeal", case, *ANA),
+        ("warn", case, *LEGAL),
+        ("throttle", case, *LEGAL),
+        ("suspend", case, *LEGAL),
+        ("appeal", case, *LEGAL),
         ("decide", case, "uphold", "--by", "deputy head of legal", "--why", "still"),
-        ("decide", case, "reduce", *ANA),
-        ("close", case, *ANA),
+        ("decide", case, "reduce", *LEGAL),
+        ("close", case, *LEGAL),
     ):
         assert run(config, *arguments) == 0
         said.append(capsys.readouterr().out.split(":")[0].split(" until")[0])
@@ -73,7 +73,7 @@ def test_from_the_case_to_its_end(config: Path, case: str, capsys: pytest.Captur
 def test_the_evidence_of_a_suspension_has_the_hash_that_was_journaled(
     config: Path, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(config, "suspend", case, *ANA, "--json") == 0
+    assert run(config, "suspend", case, *LEGAL, "--json") == 0
     sha256 = json.loads(capsys.readouterr().out)["bundle_sha256"]
     assert run(config, "evidence", case, "--out", str(tmp_path / "bundle")) == 0
     assert sha256 in capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_the_evidence_of_a_suspension_has_the_hash_that_was_journaled(
 def test_reports_holds_and_purposes(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import time
 
-    assert run(config, "open", "beta", "--what", "a letter of the provider", *ANA, "--json") == 0
+    assert run(config, "open", "beta", "--what", "a letter of the provider", *LEGAL, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "report"
     store = open_state(config)
     until_ns = time.time_ns() + 3600 * 10**9
@@ -101,11 +101,11 @@ def test_reports_holds_and_purposes(config: Path, capsys: pytest.CaptureFixture[
         store, store.data_dir, "beta", "abuse_block", {"what": "blocked"}, state="quarantined", until_ns=until_ns
     )
     store.close()
-    assert run(config, "release", held, *ANA) == 0
+    assert run(config, "release", held, *LEGAL) == 0
     assert capsys.readouterr().out == f"{held} is open: beta.\n"
-    assert run(config, "declare", "beta", "--purpose", "coding", *ANA) == 0
+    assert run(config, "declare", "beta", "--purpose", "coding", *LEGAL) == 0
     assert capsys.readouterr().out == "beta has declared: coding.\n"
-    assert run(config, "declare", "beta", "--purpose", "mischief", *ANA) == 2
+    assert run(config, "declare", "beta", "--purpose", "mischief", *LEGAL) == 2
     assert "choose from customer_support" in capsys.readouterr().err
     assert run(config, "status", "--json") == 0
     shown = json.loads(capsys.readouterr().out)
@@ -116,15 +116,15 @@ def test_reports_holds_and_purposes(config: Path, capsys: pytest.CaptureFixture[
 
 def test_what_cannot_be_done_says_why(config: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, why in (
-        (("appeal", case, *ANA), "a case that is open takes no appeal"),
+        (("appeal", case, *LEGAL), "a case that is open takes no appeal"),
         (("show", "C-9"), "there is no case `C-9`"),
         (("suspend", case, "--by", "7", "--why", "w"), "no name of a person"),
     ):
         assert run(config, *arguments) == 2
         assert why in capsys.readouterr().err
     config.write_text('data_dir = "data"\n')
-    assert run(config, "suspend", case, *ANA) == 2
+    assert run(config, "suspend", case, *LEGAL) == 2
     assert "set appeal_contact in [conduct]" in capsys.readouterr().err
     config.write_text('data_dir = "data"\n[conduct]\nappeal_contact = 7\n')
-    assert run(config, "suspend", case, *ANA) == 2
+    assert run(config, "suspend", case, *LEGAL) == 2
     assert "[conduct]: Expected `str`" in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_an_appeal_is_upheld_by_another_person_only(store: Store, tmp_path: Path
     case = suspended(store, tmp_path)
     decide(store, tmp_path, case.id, Event.APPEAL, person="head of legal", why="they say no", settings=SETTINGS)
     with pytest.raises(CaseError, match="by another person than head of legal"):
-        decide(store, tmp_path, case.id, Event.UPHOLD, person="ana  putri", why="still", settings=SETTINGS)
+        decide(store, tmp_path, case.id, Event.UPHOLD, person="Head  of legal", why="still", settings=SETTINGS)
     upheld = decide(
         store, tmp_path, case.id, Event.UPHOLD, person="deputy head of legal", why="still", settings=SETTINGS
     )
