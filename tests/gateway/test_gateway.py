@@ -256,7 +256,7 @@ async def test_a_segment_carries_over_what_is_still_open(tmp_path: Path, provide
     first = snapshot([channel("up", provider)], journal=config.Journal(segment_bytes=65_536))
     async with serving(tmp_path, first) as served:
         slow = await served.connect()
-        slow.send(request(chat("m-slow900", max_tokens=5)))
+        slow.send(request(chat("m-slow2500", max_tokens=5)))
         await provider.wait_for(1)
         line = await served.connect()
         while len(served.books().segments) < 2:
@@ -267,7 +267,7 @@ async def test_a_segment_carries_over_what_is_still_open(tmp_path: Path, provide
         assert (await slow.answer()).status == 200
         slow.close()
         second = served.books().segments[1]
-        assert (1, 0, "m-slow900") in [(one.call, one.attempt, one.model) for one in second.carried]
+        assert (1, 0, "m-slow2500") in [(one.call, one.attempt, one.model) for one in second.carried]
 
 
 @pytest.mark.parametrize("sent", [CALL, request(chat(max_tokens=5, stream=True))])
