@@ -9,12 +9,12 @@ from __future__ import annotations
 import hmac
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import OperationalError
 
@@ -25,6 +25,7 @@ from upeti.control.api_channels import add_channels
 from upeti.control.api_conduct import add_conduct
 from upeti.control.api_drills import add_drills
 from upeti.control.api_lineage import add_lineage
+from upeti.control.api_parts import Bearer
 from upeti.control.api_rights import add_rights
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
@@ -40,9 +41,6 @@ from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.money.budget_terms import SHARES, root_of
 from upeti.outlook.remaining import World
-
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 class Keeper(Protocol):

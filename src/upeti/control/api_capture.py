@@ -5,36 +5,18 @@ Texts of kept bodies are not shown here: who reads them does it on the machine t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException, Query
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException, Query
 from pydantic import Field
 
 from upeti.control import consents, pairs
-from upeti.control.api_rights import Signed, document_in, refusals
-from upeti.control.store import Store
-from upeti.core.config import Config
+from upeti.control.api_parts import Authorize, Bearer, Keeper, Signed, document_in, refusals, shown
 from upeti.journal.bodies import bodies_at
 
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
 _LISTED_MAX = 1_000
-
-
-class Keeper(Protocol):
-    """What this part needs of the keeper."""
-
-    store: Store
-
-    @property
-    def config(self) -> Config: ...
-
-    def refresh(self) -> None: ...
 
 
 class NewConsent(Signed):
@@ -82,7 +64,7 @@ def add_capture(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
                 why=wanted.why,
             )
         keeper.refresh()
-        return _shown(made)
+        return shown(made)
 
     @app.post("/v1/capture/consents/{tenant:path}/withdraw", summary="End a tenant's consent")
     def withdraw_consent(tenant: str, signed: Signed, credentials: Bearer) -> dict[str, Any]:
@@ -90,7 +72,7 @@ def add_capture(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
         with refusals():
             ended = consents.withdraw(keeper.store, tenant, by=signed.by, why=signed.why)
         keeper.refresh()
-        return _shown(ended)
+        return shown(ended)
 
     @app.get("/v1/capture/pairs", summary="Kept pairs, oldest first; no texts")
     def list_pairs(
@@ -103,7 +85,7 @@ def add_capture(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     ) -> list[dict[str, Any]]:
         authorize(credentials)
         found = pairs.find(keeper.store, tenant=tenant, task=task, feature=feature, channel=channel)
-        return [_shown(one) for one in islice(found, limit)]
+        return [shown(one) for one in islice(found, limit)]
 
     @app.post("/v1/capture/erase", summary="Erase bodies and the link to the person, for good")
     def erase(wanted: Erasure, credentials: Bearer) -> dict[str, Any]:
@@ -121,9 +103,4 @@ def add_capture(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
                 by=wanted.by,
                 why=wanted.why,
             )
-        return _shown(erased)
-
-
-def _shown(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(value)
-    return found
+        return shown(erased)

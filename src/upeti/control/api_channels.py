@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
 from upeti.control import latches
+from upeti.control.api_parts import Authorize, Bearer
 from upeti.control.latch_view import channels_shown, shown_incident
 from upeti.control.latch_watch import LatchWatch, shown_verdict
 from upeti.control.metrics import Metrics
@@ -19,10 +19,6 @@ from upeti.control.places import Places
 from upeti.control.store import Store
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError
-
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
 
 
 class Keeper(Protocol):

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException, Response
 from pydantic import Field
 
 from upeti.control import purposes
-from upeti.control.api_rights import Signed
+from upeti.control.api_parts import Authorize, Bearer, Keeper, Signed
 from upeti.control.case_view import bundle_of, shown_case, shown_whole
 from upeti.control.cases import all_cases, decide, report
 from upeti.control.conduct import standing
-from upeti.control.store import Store
-from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.rights.conduct.case import CaseError, Event
 
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 T = TypeVar("T")
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
 # What a person may do; the rest is for rules and clocks.
 STEPS: Final = ("warn", "throttle", "suspend", "appeal", "uphold", "reduce", "hold_ended", "close")
-
-
-class Keeper(Protocol):
-    """What this part needs of the keeper."""
-
-    store: Store
-
-    @property
-    def config(self) -> Config: ...
-
-    def refresh(self) -> None: ...
 
 
 class NewStep(Signed):

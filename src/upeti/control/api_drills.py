@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from fastapi import Depends, FastAPI, HTTPException, Response
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from upeti.control import drills
+from upeti.control.api_parts import Authorize, Bearer
 from upeti.control.drill_watch import DrillWatch, shown
 from upeti.control.drill_world import routes_through, without_alternative
 from upeti.control.drills import Wanted
@@ -23,9 +22,6 @@ from upeti.gateway.faults import Kind
 from upeti.outlook.drill_life import Event
 from upeti.outlook.remaining import World
 
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
 _PERCENT: int = 10_000  # millionths
 
 

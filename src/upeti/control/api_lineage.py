@@ -7,34 +7,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Protocol
+from typing import Any
 
-import msgspec
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import FastAPI, HTTPException
 
 from upeti.control import datasets, models
-from upeti.control.api_rights import Signed, refusals
+from upeti.control.api_parts import Authorize, Bearer, Keeper, Signed, refusals, shown
 from upeti.control.lineage import trace
 from upeti.control.rights import terms_in_force
-from upeti.control.store import Store
-from upeti.core.config import Config
 from upeti.rights.stage import StageError
-
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
-
-
-class Keeper(Protocol):
-    """What this part needs of the keeper."""
-
-    store: Store
-
-    @property
-    def config(self) -> Config: ...
-
-    def refresh(self) -> None: ...
 
 
 def add_lineage(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
@@ -43,12 +24,12 @@ def add_lineage(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     @app.get("/v1/datasets", summary="All versions of all data sets")
     def list_datasets(credentials: Bearer) -> list[dict[str, Any]]:
         authorize(credentials)
-        return [_shown(one) for one in datasets.all_datasets(keeper.store)]
+        return [shown(one) for one in datasets.all_datasets(keeper.store)]
 
     @app.get("/v1/models", summary="Own models with their stage")
     def list_models(credentials: Bearer) -> list[dict[str, Any]]:
         authorize(credentials)
-        return [_shown(one) for one in models.all_models(keeper.store)]
+        return [shown(one) for one in models.all_models(keeper.store)]
 
     @app.get("/v1/models/{name:path}", summary="A model and what stands against it now")
     def show_model(name: str, credentials: Bearer) -> dict[str, Any]:
@@ -57,7 +38,7 @@ def add_lineage(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
             one = models.model(keeper.store, name)
             terms = terms_in_force(keeper.store, keeper.config)
             against = models.standing_against(keeper.store, terms, one, time.time_ns())
-        return {**_shown(one), "against": [_shown(each) for each in against]}
+        return {**shown(one), "against": [shown(each) for each in against]}
 
     @app.post("/v1/models/{name:path}/release", summary="Let a quarantined model serve again")
     def release_model(name: str, signed: Signed, credentials: Bearer) -> dict[str, Any]:
@@ -76,7 +57,7 @@ def add_lineage(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
     def show_lineage(name: str, credentials: Bearer) -> dict[str, Any]:
         authorize(credentials)
         with refusals():
-            return _shown(trace(keeper.store, terms_in_force(keeper.store, keeper.config), name))
+            return shown(trace(keeper.store, terms_in_force(keeper.store, keeper.config), name))
 
     def _moved(move: Callable[[], models.Model]) -> dict[str, Any]:
         try:
@@ -84,9 +65,4 @@ def add_lineage(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
         except StageError as error:
             raise HTTPException(409, str(error)) from None
         keeper.refresh()
-        return _shown(one)
-
-
-def _shown(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(value)
-    return found
+        return shown(one)

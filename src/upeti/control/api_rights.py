@@ -5,49 +5,17 @@ Evidence comes in the request, base64; no path is taken from a request, so none 
 
 from __future__ import annotations
 
-import base64
-import binascii
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import Depends, FastAPI, HTTPException, Query
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import FastAPI, Query
+from pydantic import Field
 
 from upeti.control import rights, rights_view
-from upeti.control.rights import Document
-from upeti.control.store import Store, StoreError
-from upeti.core.config import Config
-from upeti.core.errors import ConfigError, JournalError
+from upeti.control.api_parts import Authorize, Bearer, Keeper, Signed, document_in, refusals
 from upeti.rights.terms import Terms
-
-_bearer = HTTPBearer(auto_error=False, description="The token in `{data_dir}/run/admin-token`.")
-Bearer = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-Authorize = Callable[[HTTPAuthorizationCredentials | None], None]
-
-
-class Keeper(Protocol):
-    """What this part needs of the keeper."""
-
-    store: Store
-
-    @property
-    def config(self) -> Config: ...
-
-    def refresh(self) -> None: ...
-
-
-class Signed(BaseModel):
-    """Who decides, and why."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    by: str = Field(description="Who decides: a person's name.")
-    why: str = Field(description="Why; it is journaled and shown.")
 
 
 class NewBinding(Signed):
@@ -99,19 +67,6 @@ class Ending(Signed):
     """The end of a contract."""
 
     until: datetime | None = Field(None, description="First moment at which it holds no more. Empty: now.")
-
-
-@contextmanager
-def refusals() -> Any:
-    """A wrong word is 422, a thing that is not there 404, an act that cannot be recorded 503."""
-    try:
-        yield
-    except ConfigError as error:
-        raise HTTPException(422, str(error)) from None
-    except StoreError as error:
-        raise HTTPException(404, str(error)) from None
-    except JournalError as error:
-        raise HTTPException(503, str(error)) from None
 
 
 def add_rights(app: FastAPI, keeper: Keeper, authorize: Authorize) -> None:
@@ -274,15 +229,6 @@ def _told(keeper: Keeper, made: msgspec.Struct) -> dict[str, Any]:
 def _built(rows: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = msgspec.to_builtins(list(rows))
     return found
-
-
-def document_in(name: str, text: str) -> Document:
-    """Return a document that came as base64. Raises ``ConfigError``."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error:
-        raise ConfigError(f"{name} is not base64; send the document's bytes so encoded") from None
-    return rights.checked_document(name, data)
 
 
 def _ns(moment: datetime | None) -> int:

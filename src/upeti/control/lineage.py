@@ -41,12 +41,13 @@ def objections(
 ) -> list[Objection]:
     """Return why a data set may not be used for ``purpose`` at ``at_ns``; nothing when every row may be."""
     found: list[Objection] = []
+    dated = _capture_moments(terms)
     for channel, contract, tenant, model, rows, first_ns, last_ns in _origins(store, dataset):
         consent = consents.get(tenant)
         if consent is None or not consent.covers(purpose):
             found.append(Objection(dataset, tenant, f"the tenant `{tenant}` has no consent in force for it", rows))
             continue
-        moments = {first_ns, last_ns, *(one for one in _capture_moments(terms) if first_ns < one <= last_ns)}
+        moments = _within(dated, first_ns, last_ns)
         judged = [permit(terms, Origin(channel, contract, one, tenant, model), purpose, at_ns) for one in moments]
         if all(one.allowed for one in judged):
             continue
@@ -57,8 +58,9 @@ def objections(
 def duties(store: Store, terms: Terms, dataset: str, purpose: str, at_ns: int) -> set[str]:
     """Return the duties that come with using a data set for ``purpose``."""
     found: set[str] = set()
+    dated = _capture_moments(terms)
     for channel, contract, tenant, model, _, first_ns, last_ns in _origins(store, dataset):
-        for one in (first_ns, last_ns, *(one for one in _capture_moments(terms) if first_ns < one <= last_ns)):
+        for one in _within(dated, first_ns, last_ns):
             found.update(permit(terms, Origin(channel, contract, one, tenant, model), purpose, at_ns).duties)
     return found
 
@@ -82,6 +84,11 @@ def _capture_moments(terms: Terms) -> set[int]:
     dated |= {one for clause in terms.clauses for one in (clause.from_ns, clause.until_ns)}
     dated |= {grant.captured_from_ns for grant in terms.grants}
     return {near for one in dated if one for near in (one - 1, one)}
+
+
+def _within(dated: set[int], first_ns: int, last_ns: int) -> set[int]:
+    """Return the moments of a span at which it is judged: its ends, and where a decision may change."""
+    return {first_ns, last_ns, *(one for one in dated if first_ns < one <= last_ns)}
 
 
 def _by_row(

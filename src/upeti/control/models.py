@@ -8,7 +8,7 @@ quarantined, which is an act, and routes go on without it. It is released by a p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ import msgspec
 from sqlalchemy import insert, select, update
 
 from upeti.control import consents
+from upeti.control.consents import Consent
 from upeti.control.datasets import datasets_of_names, file_sha256
 from upeti.control.lineage import Objection, duties, objections
 from upeti.control.store import Store, StoreError
@@ -76,8 +77,8 @@ def register(store: Store, terms: Terms, wanted: Wanted, *, file: Path | None = 
     _check(wanted, by, why)
     found = datasets_of_names(store, wanted.datasets)
     now_ns = time.time_ns()
-    standing = consents.in_force(store)
-    against = [each for one in found for each in objections(store, terms, standing, one.id, wanted.purpose, now_ns)]
+    ids = [one.id for one in found]
+    against = _against(store, terms, consents.in_force(store), ids, wanted.purpose, now_ns)
     if against:
         raise ConfigError(f"`{wanted.name}` may not be trained for {wanted.purpose}: {_shown(against)}")
     owed = {duty for one in found for duty in duties(store, terms, one.id, wanted.purpose, now_ns)}
@@ -170,8 +171,13 @@ def model(store: Store, name: str) -> Model:
 
 def standing_against(store: Store, terms: Terms, one: Model, at_ns: int) -> list[Objection]:
     """Return what stands against using a model now."""
-    standing = consents.in_force(store)
-    return [each for name in one.datasets for each in objections(store, terms, standing, name, one.purpose, at_ns)]
+    return _against(store, terms, consents.in_force(store), one.datasets, one.purpose, at_ns)
+
+
+def _against(
+    store: Store, terms: Terms, standing: Mapping[str, Consent], names: Iterable[str], purpose: str, at_ns: int
+) -> list[Objection]:
+    return [each for name in names for each in objections(store, terms, standing, name, purpose, at_ns)]
 
 
 # -- stages
@@ -181,11 +187,12 @@ def standing_against(store: Store, terms: Terms, one: Model, at_ns: int) -> list
 def quarantine_touched(store: Store, terms: Terms, at_ns: int) -> list[Model]:
     """Quarantine every model that rests on a row without a right; return which."""
     touched = []
-    for one in all_models(store):
-        if one.stage is Stage.REGISTERED:
-            against = standing_against(store, terms, one, at_ns)
-            if against:
-                touched.append(_move(store, one, LOST, by=RULE, why=_shown(against)))
+    registered = [one for one in all_models(store) if one.stage is Stage.REGISTERED]
+    standing = consents.in_force(store) if registered else {}
+    for one in registered:
+        against = _against(store, terms, standing, one.datasets, one.purpose, at_ns)
+        if against:
+            touched.append(_move(store, one, LOST, by=RULE, why=_shown(against)))
     return touched
 
 
