@@ -45,7 +45,7 @@ def filled(directory: Path) -> FeedStore:
     return store
 
 
-def populated(directory: Path, days: int = 10, users: int = 48) -> FeedStore:
+def populated(directory: Path, days: int = 12, users: int = 60) -> FeedStore:
     """A tenant in which people like what is popular, and each their own kind."""
     store = FeedStore(directory)
     draw = np.random.default_rng(2)
