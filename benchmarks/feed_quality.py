@@ -19,7 +19,6 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from upeti.feed.embedding import MiniLm
 from upeti.feed.evaluation import bootstrap
 from upeti.feed.experiment import COLLABORATIVE, FREE, GROUPS, POPULARITY
 from upeti.feed.features import COLUMNS, features_of
@@ -31,6 +30,7 @@ from upeti.feed.prior import train_prior
 from upeti.feed.rank import PARAMETERS, Ranker, TrainingSet, popularity, train_ranker
 from upeti.feed.replay import DAY_NS, ReplayedFeed, by_day, replay
 from upeti.feed.state import FeedState
+from upeti.providers.minilm import MiniLm
 
 TEST_DAYS: Final = 30
 TRAIN_DAYS: Final = 20

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from support.feed_side import NOW_NS, T, click, item
-from upeti.feed.embedding import DIMENSIONS, MiniLm
 from upeti.feed.enrichment import Enrichment, Provenance, Safety, Source
 from upeti.feed.enrichment_store import Call, EnrichmentStore
 from upeti.feed.items import User, checked_user
 from upeti.feed.loading import VectorCache, embed_missing, load_state, wanting_vectors
 from upeti.feed.store import FeedStore
+from upeti.providers.minilm import DIMENSIONS, MiniLm
 
 
 def test_vectors_are_kept_by_text_also_when_two_items_have_one(tmp_path: Path) -> None:

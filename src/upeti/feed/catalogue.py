@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from upeti.feed.arrays import Growing
-from upeti.feed.embedding import DIMENSIONS
 from upeti.feed.enrichment import Enrichment, Source, is_safe
 from upeti.feed.items import Item, words_of
+from upeti.providers.minilm import DIMENSIONS
 
 WORDS_MAX: Final = 32  # of one item: genres, tags, actors; more would dilute what the others say
 NO_WORD: Final = 0

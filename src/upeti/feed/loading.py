@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from upeti.feed.embedding import DIMENSIONS, MiniLm, Vectors
 from upeti.feed.enrichment_store import EnrichmentStore
 from upeti.feed.state import FeedState
 from upeti.feed.store import FeedStore
+from upeti.providers.minilm import DIMENSIONS, MiniLm, Vectors
 
 _FILE: Final = "vectors.npz"
 _DIGEST_BYTES: Final = 64  # hex of SHA-256

@@ -21,7 +21,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from upeti.core.config import Feed as FeedSettings
 from upeti.core.errors import NotFound, Overloaded, UpetiError
-from upeti.feed.embedding import MiniLm
 from upeti.feed.enrichment_store import EnrichmentStore
 from upeti.feed.experiments import Experiments
 from upeti.feed.impressions import ImpressionLog
@@ -31,6 +30,7 @@ from upeti.feed.models import ModelError, ModelStore
 from upeti.feed.serve import FeedAnswer, FeedRequest, TenantFeed
 from upeti.feed.store import FeedStore
 from upeti.journal.acts import act, record_acts
+from upeti.providers.minilm import MiniLm
 
 WAITING_MAX: Final = 100_000  # events that wait for the disk: some seconds of it; more are told to come back
 _LOOK_S: Final = 1.0

