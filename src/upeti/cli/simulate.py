@@ -30,11 +30,6 @@ _STORY: Final = ("upeti.toml", "tenants.toml", "denominators.toml", "mix.toml")
 _DAY_NS: Final = 86_400 * 10**9
 
 
-@simulate_app.callback()
-def _group() -> None:
-    """Keeps `month` a subcommand while it is the only one."""
-
-
 @simulate_app.command("month")
 def month_command(
     directory: Annotated[Path, typer.Argument(help="A new directory: configuration, tenants and books go into it.")],
@@ -64,6 +59,57 @@ def month_command(
         f"{values['rows']:,} rows of usage in {values['batches']} batches, from {values['drawn']:,} calls drawn and priced; "
         f"{values['seconds']} s, {values['memory_mb']} MB.\nNext: upeti concentration --config {directory / 'upeti.toml'}"
     )
+
+
+@simulate_app.command("replay")
+def replay_command(
+    file: Annotated[Path, typer.Argument(help="Recorded answers: CSV with a head, or JSON lines.")],
+    answers: Annotated[
+        list[str],
+        typer.Option(
+            "--answers", help="MODEL=FIELD: the field with that model's answers; once for each model or snapshot."
+        ),
+    ],
+    text: Annotated[str, typer.Option(help="The field with the text that was asked about.")] = "text",
+    template: Annotated[
+        str, typer.Option(help="How the user's message holds it, such as 'Intent of: {text}'.", show_default="it is it")
+    ] = "",
+    latency_ms: Annotated[
+        float, typer.Option(min=0, help="Median time to the first byte, where none was recorded.")
+    ] = 0.0,
+    latency_sigma: Annotated[
+        float, typer.Option(min=0, help="Spread of that time: standard deviation of its logarithm.")
+    ] = 0.3,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same times.")] = 0,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0: the system chooses; the ready line says which.")] = 0,
+    log: Annotated[
+        Path | None, typer.Option(help="File to append a line to for every request seen and served.")
+    ] = None,
+    always: Annotated[str, typer.Option(help="Words that hold for every request, such as err503.")] = "",
+) -> None:
+    """Serve recorded answers of real models as a provider, on the wires of OpenAI, Azure and Anthropic, until Ctrl-C.
+
+    A text that was not recorded is answered 404: nothing is made up. Tokens and times are those in the fields
+    input_tokens, output_tokens and latency_ms (or FIELD_input_tokens, …), else bytes of text / 4, and --latency-ms.
+    """
+    with complaints():
+        from upeti.sim.replay import Latency, read_recording
+
+        columns: dict[str, str] = {}
+        for one in answers:
+            model, sign, field = one.rpartition("=")
+            if not (model and sign and field):
+                raise ConfigError(f"--answers {one}: write MODEL=FIELD, such as gpt-4=gpt4")
+            columns[model] = field
+        recording = read_recording(file, text, columns, template, Latency(latency_ms, latency_sigma, seed))
+    import uvloop
+
+    from upeti.sim.provider import SimProvider, run
+
+    provider = SimProvider(host=host, port=port, log=log, seed=seed, keep_requests=False, says=recording)
+    provider.always = always
+    uvloop.run(run(provider))
 
 
 def _month(directory: Path, seed: int, month: str, samples: int) -> dict[str, Any]:

@@ -49,6 +49,32 @@ def model_of(request: Request) -> str:
 
 def answer(request: Request, behaviour: Behaviour) -> Answer:
     """Return what the provider says to ``request``, before anything goes wrong on the way."""
+    wrong = refusal(request, behaviour)
+    if wrong is not None:
+        return wrong
+    if request.method != "POST" or wire_of(request.path) == "other":
+        return _other(request, behaviour)
+    return spoken(
+        Call(
+            model_of(request),
+            usage_of(request, behaviour),
+            choices_of(request),
+            text_of(behaviour) + (_words_of(request)[::-1] if "parrot" in behaviour else ""),
+            behaviour,
+            request.json,
+        ),
+        wire_of(request.path),
+    )
+
+
+def spoken(call: Call, wire: str) -> Answer:
+    """Return ``call``'s answer on a wire, plain or as a stream as it asks for."""
+    make = STREAMED if call.asked.get("stream") is True and wire in STREAMED else PLAIN
+    return make[wire](call)
+
+
+def refusal(request: Request, behaviour: Behaviour) -> Answer | None:
+    """Return the error that ``request`` gets, by its words or because it cannot be read; None for none."""
     wire = wire_of(request.path)
     if behaviour.signal is not None:
         row = behaviour.signal
@@ -63,20 +89,9 @@ def answer(request: Request, behaviour: Behaviour) -> Answer:
         return error(behaviour.number("err", 500), wire)
     if "badjson" in behaviour:
         return Answer(200, b'{"id":"sim","choices":[{"message":')
-    if request.method != "POST" or wire == "other":
-        return _other(request, behaviour)
-    if not request.json:
+    if request.method == "POST" and wire != "other" and not request.json:
         return error(400, wire, "invalid_json", "The body is not a JSON object.")
-    call = Call(
-        model_of(request),
-        usage_of(request, behaviour),
-        choices_of(request),
-        text_of(behaviour) + (_words_of(request)[::-1] if "parrot" in behaviour else ""),
-        behaviour,
-        request.json,
-    )
-    make = STREAMED if request.json.get("stream") is True and wire in STREAMED else PLAIN
-    return make[wire](call)
+    return None
 
 
 def choices_of(request: Request) -> int:

@@ -67,6 +67,8 @@ def delivery_of(answer: Answer, behaviour: Behaviour, random: Random) -> Deliver
     """Return the steps that bring ``answer`` to its reader in the way that ``behaviour`` says."""
     delivery = Delivery(answer.status)
     steps = delivery.steps
+    if answer.wait_s:
+        steps.append(Pause(answer.wait_s))
     if "slow" in behaviour:
         steps.append(Pause(behaviour.number("slow", SLOW_MS) / 1000))
     if "never" in behaviour:

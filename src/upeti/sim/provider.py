@@ -20,7 +20,7 @@ import struct
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from types import TracebackType
@@ -59,7 +59,7 @@ class SimProvider:
 
     ``requests`` holds what arrived, byte for byte, in order; ``keep_requests=False`` keeps nothing, for
     long runs. With ``api_key`` a request that does not carry it (as bearer, ``api-key`` or ``x-api-key``)
-    is answered 401.
+    is answered 401. ``says`` answers in place of words made up here (see ``replay``).
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class SimProvider:
         api_key: str | None = None,
         keep_requests: bool = True,
         tls: ssl.SSLContext | None = None,
+        says: Callable[[Request, Behaviour], Answer] = answers.answer,
     ) -> None:
         self.host = host
         self.port = port
@@ -86,6 +87,7 @@ class SimProvider:
         self._api_key = api_key
         self._keep_requests = keep_requests
         self._tls = tls
+        self._says = says
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._arrived = asyncio.Condition()
@@ -205,7 +207,7 @@ class SimProvider:
             given = (request.header("authorization") or "").removeprefix("Bearer ")
             if self._api_key not in (given, request.header("api-key"), request.header("x-api-key")):
                 return answers.error(401, answers.wire_of(request.path))
-        return answers.answer(request, behaviour)
+        return self._says(request, behaviour)
 
     def _log_seen(self, request: Request, behaviour: Behaviour) -> None:
         self._write_log(

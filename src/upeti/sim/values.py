@@ -84,3 +84,4 @@ class Answer:
     billed: dict[str, int] | None = None
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
+    wait_s: float = 0.0  # before the first byte

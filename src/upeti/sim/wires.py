@@ -26,6 +26,9 @@ class Call:
     extra_text: str
     behaviour: Behaviour
     asked: dict[str, Any]  # the request's body
+    said: tuple[
+        str, ...
+    ] = ()  # what each choice says, in pieces, one for each of its output tokens; (): words of its own
 
     @property
     def include_usage(self) -> bool:
@@ -54,7 +57,8 @@ class Call:
     def tokens(self) -> Iterator[str]:
         """The text in pieces, one for each output token of all choices; what is extra comes first."""
         for index in range(self.usage.output):
-            yield (self.extra_text if index == 0 else "") + TOKENS[index % len(TOKENS)]
+            word = self.said[index // self.choices] if self.said else TOKENS[index % len(TOKENS)]
+            yield (self.extra_text if index == 0 else "") + word
 
     def text(self) -> str:
         return "".join(self.tokens())
@@ -107,7 +111,7 @@ def _plain(call: Call, body: dict[str, Any], usage: dict[str, Any], *, split_rea
 
 def chat_completions(call: Call) -> Answer:
     per_choice = list(call.tokens())
-    structured = None if "prose" in call.behaviour else structured_text(call.asked)
+    structured = None if "prose" in call.behaviour or call.said else structured_text(call.asked)
     choices = []
     for index in range(call.choices):
         message = {
