@@ -113,10 +113,13 @@ _decoder = msgspec.json.Decoder(_Body)
 def read_answer(form: AnswerForm, body: bytes) -> Values | None:
     """Return the values of a whole ``chat.completions`` body; None where it holds no answer of this form."""
     said = _said(body)
-    if said is None or said.tool != form.tool:
-        return None
+    return None if said is None or said.tool != form.tool else read_text(form, said.text)
+
+
+def read_text(form: AnswerForm, text: str) -> Values | None:
+    """Return the values of an answer's text (of a tool: its arguments); None where it is not of this form."""
     try:
-        return _READERS[form.kind](form, said.text)
+        return _READERS[form.kind](form, text)
     except (ValueError, RecursionError):  # no JSON, or no number
         return None
 
@@ -233,8 +236,16 @@ def form_of(bodies: Iterable[bytes]) -> AnswerForm:
 
     Raises ``AnswerFormError`` when fewer than four of five have one form, or when a value is free text.
     """
-    sample = list(bodies)
-    told = [one for one in map(_said, sample) if one is not None]
+    return _form_of([_said(body) for body in bodies])
+
+
+def form_of_texts(texts: Iterable[str]) -> AnswerForm:
+    """Return the form of labels that were brought, each as a teacher would write it. Raises ``AnswerFormError``."""
+    return _form_of([_Said(text, "", "stop") for text in texts])
+
+
+def _form_of(sample: list[_Said | None]) -> AnswerForm:
+    told = [one for one in sample if one is not None]
     by_kind = Counter(_kind(one) for one in told)
     if not by_kind:
         raise AnswerFormError(f"none of {len(sample)} answers can be read: only whole answers with one choice can")
