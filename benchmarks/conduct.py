@@ -210,6 +210,7 @@ class Course:
     then: Callable[[Data, Stream], Iterator[Call]]
     purpose: str = ""
     habitual: bool = True  # nothing about it changes, so every case it opens is a false one
+    again: bool = False  # the calls of another course, judged otherwise: not counted twice in the total
     closed: bool = True  # a person closes each case before the next look, as they would an honest tenant's
 
 
@@ -260,8 +261,8 @@ HONEST = (
     Course("assistant", _pool("assistant"), _pool("assistant")),
     Course("general chat", _pool("chat"), _pool("chat")),
     Course("batch job, day and night", _pool("app", BATCH), _pool("app", BATCH)),
-    Course("support app, declared", _pool("app"), _pool("app"), "customer_support"),
-    Course("general chat, declared", _pool("chat"), _pool("chat"), "assistant"),
+    Course("support app, declared", _pool("app"), _pool("app"), "customer_support", again=True),
+    Course("general chat, declared", _pool("chat"), _pool("chat"), "assistant", again=True),
     Course("topics that change daily", _wobbling, _wobbling),
     Course(
         "an edited template",
@@ -312,7 +313,7 @@ def courses(data: Data, which: Sequence[Course], tenants: int, fired: dict[str, 
                     fired.setdefault(f"{course.name}\0{sign}", [0])[0] += 1
         yield {
             "course": course.name,
-            "habitual": course.habitual,
+            "counts": course.habitual and not course.again,
             "opened": asdict(Rate.of_counts(opened, looks)),
             "acted": asdict(Rate.of_counts(acted, looks)),
             "first": asdict(Rate.of_counts(first, tenants)),
@@ -352,7 +353,7 @@ def cluster(data: Data, keys: int, repeats: int) -> dict[str, Any]:
     progress(f"a cluster of {keys} keys: found {found} of {repeats}")
     return {
         "course": f"{keys} tenants with one key and {LIMITS.windows.calls // 10} calls each",
-        "habitual": False,
+        "counts": False,
         "opened": asdict(Rate.of_counts(found, repeats)),
         "acted": asdict(Rate.of_counts(acted, repeats)),
         "first": asdict(Rate.of_counts(found, repeats)),
@@ -380,10 +381,10 @@ def tables(made: Results) -> str:
     lines += ["| tenant | looks | open a case | two families, so warned |", "|---|---|---|---|"]
     for row in made.honest:
         lines.append(f"| {row['course']} | {row['opened']['of']:,} | {_rate(row['opened'])} | {_rate(row['acted'])} |")
-    whole = [row for row in made.honest if row["habitual"]]
+    whole = [row for row in made.honest if row["counts"]]
     found, of = sum(row["opened"]["found"] for row in whole), sum(row["opened"]["of"] for row in whole)
     total = Rate.of_counts(found, of)
-    lines.append(f"| **all whose habits stay the same** | {of:,} | **{total}** | |")
+    lines.append(f"| **all whose habits stay the same**, each call once | {of:,} | **{total}** | |")
     lines += ["", f"**Harvesting tenants**, a support app's past, windows of {window}:", ""]
     lines += ["| tenant | found in the first window | found, each window | two families at once |", "|---|---|---|---|"]
     for row in made.harvesting:
@@ -434,9 +435,10 @@ def progress(text: str) -> None:
 def run(*, quick: bool) -> Results:
     data = Data()
     made = Results(time.strftime("%Y-%m-%d"))
-    repeats, honest, tenants, guilty, clusters = (4, 8, 2, 2, 1) if quick else (100, 400, 40, 20, 10)
+    repeats, honest, tenants, guilty, clusters = (4, 8, 2, 2, 1) if quick else (100, 400, 120, 20, 10)
     fired: dict[str, list[int]] = {}
     made.cells = list(cells(data, repeats, honest))
+    # The interval of a rate near 0.2 % ends below 0.5 % only after some thousand looks.
     made.honest = list(courses(data, HONEST, tenants, fired))
     made.harvesting = [*courses(data, GUILTY, guilty, fired), cluster(data, 50, clusters)]
     for row in (*made.honest, *made.harvesting[:-1]):
