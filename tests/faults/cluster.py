@@ -120,9 +120,10 @@ class Blows:
         self._first = random.sample(sorted(set(self._kinds)), k=len(set(self._kinds)))
 
     async def strike_for(self, seconds: float, *, pause_s: tuple[float, float]) -> None:
+        """Strike for ``seconds``, on a busy machine until each kind has come once."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        while loop.time() < end:
+        while loop.time() < end or self._first:
             await asyncio.sleep(self._random.uniform(*pause_s))
             began_ns = time.time_ns()
             await self.strike()

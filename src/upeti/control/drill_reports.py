@@ -48,7 +48,10 @@ from upeti.outlook.remaining import Remaining, World
 from upeti.rights.envelope import SignatureError
 from upeti.rights.terms import Terms
 
-_TOLD_NS: Final = 60 * 10**9  # workers know that a drill has ended within a second; a snapshot may be late
+_TOLD_NS: Final = 60 * 10**9  # a snapshot may be late
+# Workers know that a drill has ended within a second; and one that kept a call from the channel in the last moment opens its
+# attempt a moment later.
+_LAST_NS: Final = 10**9
 _GAPS_NS: Final = 30 * 86_400 * 10**9  # how far back failovers are looked for: they are rare
 
 
@@ -111,8 +114,7 @@ def live(store: Store, document: Document, row: DrillRow) -> DrillRow:
         for refused in refusals_of(connection, row.from_ns):
             drill.refused(refused)
         pending = pending_calls(connection)
-    # A fault that a person or a rule ends is still met in the moment until the workers know.
-    calls = [one for one in drill.judged(pending) if one.met or one.at_ns < row.over_ns]
+    calls = [one for one in drill.judged(pending) if one.met or one.at_ns < row.over_ns + _LAST_NS]
     costs = compared(calls, lambda seen: price_here(now.snapshot, row.channel, seen))
     lacks = without_alternative(now.world, row.channel) if row.channel in now.world.channels else {}
     subject = subject_of(row, now, made_ns)
