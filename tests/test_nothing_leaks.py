@@ -1,7 +1,7 @@
 """Planted canaries: what was sent through a real Upeti, and into what it wrote and said afterwards it must not have come.
 
-Texts of calls are in erasable bodies of the tenant that consented, and nowhere else. Secrets of providers, keys of clients
-and ids of end users are nowhere.
+Texts of calls are in erasable bodies of the tenant that consented, in a data set that was built of them, and nowhere
+else. Secrets of providers, keys of clients and ids of end users are nowhere.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ ODD = {
     "garbled": "garbage",
     "gone": "reset",
 }
-# What an operator looks at.
+BY = ("--by", "head of legal", "--why", "rehearsal")
+# What an operator looks at, and makes of what was kept.
 COMMANDS = (
     ("calls", "--json"),
     ("bill", "--json"),
@@ -86,6 +87,28 @@ COMMANDS = (
     ("channels", "list", "--json"),
     ("incidents", "list", "--json"),
     ("conduct", "list", "--json"),
+    ("conduct", "status", "--json"),
+    ("dataset", "build", "topics", "--purpose", "classify_internal", "--by", "head of legal", "--json"),
+    ("dataset", "list", "--json"),
+    ("dataset", "show", "topics", "--json"),
+    (
+        "models",
+        "register",
+        "topics",
+        "--version",
+        "1",
+        "--dataset",
+        "topics",
+        "--purpose",
+        "classify_internal",
+        *BY,
+        "--json",
+    ),
+    ("models", "show", "topics", "--json"),
+    ("lineage", "topics", "--json"),
+    ("drill", "cut", "sim", "--shadow", *BY, "--json"),
+    ("drill", "list", "--json"),
+    ("exit-plan", "show", "--json"),
     ("journal", "verify"),
 )
 
@@ -111,6 +134,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         for number, (name, model) in enumerate(ODD.items()):
             secret = ("env:UPETI_CANARY", "stored:canary")[number % 2]
             text += CHANNEL.format(name=name, port=port, secret=secret, model=model)
+        text += "\n[conduct]\nenabled = true\n"
         upeti.config.write_text(text)
         patch.setattr("sys.stdin", io.StringIO(SECRETS["stored secret"]))
         said = [command(upeti, "secrets", "set", "canary")]
@@ -238,9 +262,10 @@ def _look_around(scene: Scene) -> None:
 def test_texts_are_in_bodies_of_who_consented_and_secrets_nowhere(scene: Scene) -> None:
     found = find_canaries(scene.upeti.folder, scene.canaries, leave_out={"provider.log"})
     bodies = [place for place in found if re.fullmatch(r"data/bodies/[0-9a-f]{2}/[0-9a-f]{64}\.zst", place.file)]
-    assert {place.canary for place in bodies} == OF_ACME
+    rows = [place for place in found if place.file == "data/datasets/topics/1/rows.jsonl"]
+    assert {place.canary for place in bodies} == {place.canary for place in rows} == OF_ACME
     assert all(place.within in ("plain", "zstd") for place in bodies)
-    assert [place for place in found if place not in bodies] == []
+    assert [place for place in found if place not in bodies + rows] == []
 
 
 def test_what_was_searched_holds_what_it_should(scene: Scene) -> None:

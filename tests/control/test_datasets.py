@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import mlcroissant
 import msgspec
 import pytest
 
@@ -131,6 +132,15 @@ def test_papers_say_the_same_and_are_signed(tmp_path: Path, store: Store) -> Non
     assert croissant["distribution"][0]["sha256"] == datasets.file_sha256(place / "rows.jsonl")
     (place / "manifest.json").write_text("{}")
     assert datasets.check(store, made) == ["manifest.json was changed since it was built"]
+
+
+def test_the_makers_of_croissant_read_the_description_and_the_rows_by_it(tmp_path: Path, store: Store) -> None:
+    mixed(store)
+    made, _ = build(store, terms(tmp_path))
+    described = mlcroissant.Dataset(Path(made.directory) / "croissant.json")
+    assert described.metadata.ctx.issues.errors == set()
+    records = list(described.records("rows"))
+    assert [one["rows/pair_id"].decode() for one in records] == [row["pair_id"] for row in rows_of(made)]
 
 
 def test_a_withdrawn_consent_and_a_denial_leave_nothing(tmp_path: Path, store: Store) -> None:

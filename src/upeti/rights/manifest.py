@@ -121,6 +121,8 @@ _CONTEXT: Final[dict[str, Any]] = {
     "dataCollection": "cr:dataCollection",
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "dct": "http://purl.org/dc/terms/",
+    "equivalentProperty": "cr:equivalentProperty",
+    "examples": {"@id": "cr:examples", "@type": "@json"},
     "extract": "cr:extract",
     "field": "cr:field",
     "fileProperty": "cr:fileProperty",
@@ -141,6 +143,7 @@ _CONTEXT: Final[dict[str, Any]] = {
     "regex": "cr:regex",
     "repeated": "cr:repeated",
     "replace": "cr:replace",
+    "samplingRate": "cr:samplingRate",
     "sc": "https://schema.org/",
     "separator": "cr:separator",
     "source": "cr:source",
@@ -170,7 +173,7 @@ def croissant(manifest: Manifest, rows_bytes: int) -> bytes:
             "name": name,
             "description": about,
             "dataType": "sc:Text",
-            "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"jsonPath": f"$.{name}"}},
+            "source": {"fileObject": {"@id": ROWS_FILE}, "extract": {"column": name}},
         }
         for name, about in _TEXT_FIELDS.items()
     ]
