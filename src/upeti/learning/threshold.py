@@ -1,0 +1,313 @@
+"""From which confidence on a student may answer: Learn-then-Test over thresholds, with exact binomial tests.
+
+Rules: a threshold is accepted when the p-value of *every* limit of the target is at most delta, and every stricter one was
+accepted before; the loosest accepted one is taken. Several limits share one threshold, so they cost no part of delta: a
+wrong threshold breaks some fixed limit, and that limit's own test lets it pass with probability at most delta. Pure.
+
+Which thresholds may be tried:
+
+- Limits of kind *system* and *class* count answers that are served and wrong among rows that do not depend on the threshold.
+  Their risk can only grow as the threshold falls, and so can the count of errors in any sample. So every threshold may be
+  tried, those of the calibration rows themselves too: whichever wrong one is taken, the test then also let pass the strictest
+  wrong one, which is a fixed point.
+- A limit of kind *answer* is a share of the served answers; it may rise and fall. Its thresholds must be fixed without the
+  calibration rows: quantiles of confidences of other rows (``answer_grid``). Quantiles of the calibration rows' own confidences
+  would not do, even without labels: given who is over the threshold, errors are no longer draws of one binomial.
+
+Sources: Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then Test" (2021); Bates et al., "Distribution-free,
+risk-controlling prediction sets" (2021) for risks that only grow; Berger, "Multiparameter hypothesis testing and acceptance
+sampling" (1982) for several limits at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import ArrayLike, NDArray
+
+from upeti.core.errors import UpetiError
+from upeti.learning.answers import Values
+from upeti.learning.bounds import (
+    Interval,
+    any_share_interval,
+    interval,
+    p_value,
+    rows_at_least,
+    rows_needed,
+    rows_to_start,
+)
+from upeti.learning.calibration import Row
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+GRID_POINTS: Final = 50  # measured: fewer lose coverage, more gain nothing (docs/guarantee.md)
+
+Rate = Annotated[float, Meta(gt=0, lt=1)]
+
+
+class TargetError(UpetiError):
+    """A target cannot be certified as it is given. The message says how it can."""
+
+
+class Kind(StrEnum):
+    """What is promised of a student's wrong answers; wrong is: other than the teacher's."""
+
+    SYSTEM = "system"  # of all calls of the task, at most alpha are answered by the student, and wrong
+    ANSWER = "answer"  # of the calls that the student answers, at most alpha are wrong
+    CLASS = "class"  # of the calls with the teacher's answer k, at most alpha_k are answered by the student, and wrong
+
+
+class ClassLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The most that may go wrong of the calls that the teacher answers with ``label``."""
+
+    label: Values
+    alpha: Rate
+
+
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A promise. With kind *class*: of every class named, and ``alpha`` of all calls for the classes that are not named.
+
+    The student never answers with a class that is not named. The names are fixed without the calibration rows.
+    """
+
+    kind: Kind
+    alpha: Rate
+    classes: tuple[ClassLimit, ...] = ()
+
+
+class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A limit at one threshold: errors among n rows."""
+
+    limit: str  # "system", "answer", "class LABEL", "other classes"
+    errors: int
+    n: int
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One threshold that was tested. ``threshold`` is None where the student answers nothing."""
+
+    threshold: float | None
+    served: int
+    counted: tuple[Counted, ...]
+    p_value: float  # the largest over the limits
+
+
+class Outcome(NamedTuple):
+    """What calibration rows showed. Either a threshold, or why there is none and how many more calls may help."""
+
+    threshold: float | None  # the student answers when its confidence is at least this
+    coverage: Interval  # share of all calls that the student answers; the interval is true at every threshold at once
+    agreement: Interval  # share of all rows where student and teacher agree, exact, 95 %
+    n: int
+    steps: tuple[Step, ...]  # what was tested, in order; of a fine sequence only its turning point
+    needs: int | None = None  # more calls that would probably do; None: certified, or no number of calls would do
+    reason: str = ""
+
+
+class _Limit(NamedTuple):
+    name: str
+    alpha: float
+    among: Bools  # rows that the limit is about
+    wrong: Bools  # of these, those that break it when they are served
+    only_served: bool
+
+
+def certify(rows: Sequence[Row], target: Target, delta: float, grid: Sequence[float] = ()) -> Outcome:
+    """Return the loosest threshold that keeps ``target`` with probability at least 1 − ``delta``.
+
+    ``rows`` are independent draws of the task's calls. ``grid`` are the thresholds to try, fixed without ``rows``: needed for
+    kind *answer* (see ``answer_grid``), empty for the others. Raises ``TargetError``.
+    """
+    check(target, delta, grid)
+    confidence = np.array([row.confidence for row in rows], dtype=np.float64)
+    eligible = _eligible(rows, target)
+    limits = _limits(rows, target)
+    if not rows:
+        return _nothing(
+            rows, limits, delta, (), rows_to_start(target.alpha, delta), "there are no calibration rows yet"
+        )
+    lacking = _lacking(rows, limits, delta)
+    if lacking is not None:
+        return lacking
+    if grid:
+        thresholds: Floats = np.asarray(grid, dtype=np.float64)
+    else:
+        # 0 at the end: every answer in scope. It serves the same rows as the least confidence does.
+        thresholds = np.unique(np.r_[0.0, confidence[eligible]])[::-1]
+    table = _Table(confidence, eligible, limits, thresholds)
+    passed = table.p_values <= delta
+    accepted = len(passed) if passed.all() else int(np.argmin(passed))
+    if grid:
+        steps = tuple(table.step(index) for index in range(min(accepted + 1, len(thresholds))))
+    else:
+        steps = tuple(table.step(index) for index in (accepted - 1, accepted) if 0 <= index < len(thresholds))
+    if not accepted:
+        return _hopeless_or_few(rows, limits, delta, steps)
+    served = int(table.served[accepted - 1])
+    return Outcome(
+        float(thresholds[accepted - 1]), any_share_interval(served, len(rows)), _agreement(rows), len(rows), steps
+    )
+
+
+def serves(row: Row, target: Target, threshold: float) -> bool:
+    """Tell whether the student answers this call itself."""
+    return row.confidence >= threshold and bool(_eligible([row], target)[0])
+
+
+def answer_grid(
+    confidences: ArrayLike, rows: int, alpha: float, delta: float, points: int = GRID_POINTS
+) -> tuple[float, ...]:
+    """Return thresholds for kind *answer*, the strictest first: quantiles of confidences of calls that are no calibration rows.
+
+    The first is where ``rows`` calibration rows will have just enough served answers to survive a few errors; the last is 0.
+    Empty when ``rows`` are too few. Calls that the student held for out of scope count as confidence 0.
+    """
+    known = np.asarray(confidences, dtype=np.float64)
+    first = rows_to_start(alpha, delta) / max(rows, 1)
+    if first > 1 or not known.size:
+        return ()
+    shares = np.geomspace(first, 1.0, points)
+    found = np.quantile(known, 1 - shares, method="lower")
+    return tuple(float(value) for value in np.unique(np.r_[0.0, found])[::-1])
+
+
+def class_limits(
+    known: Iterable[Values], rows: int, alpha: float, delta: float, alphas: dict[Values, float] | None = None
+) -> tuple[ClassLimit, ...]:
+    """Return the classes that ``rows`` calibration rows can say something about, judged by teacher's answers of *other* rows.
+
+    ``alphas`` has the limits of classes that are not to have ``alpha``. Classes left out are never answered by the student.
+    """
+    shares = Counter(known)
+    total = sum(shares.values())
+    chosen = []
+    for label, count in sorted(shares.items()):
+        limit = (alphas or {}).get(label, alpha)
+        if count * rows >= rows_to_start(limit, delta) * total:
+            chosen.append(ClassLimit(label, limit))
+    return tuple(chosen)
+
+
+def check(target: Target, delta: float, grid: Sequence[float] = ()) -> None:
+    """Raise ``TargetError`` for a target that cannot be certified as it is given."""
+    if not 0 < target.alpha < 1 or not 0 < delta < 1:
+        raise TargetError("alpha and delta are shares between 0 and 1, such as 0.05")
+    if (target.kind is Kind.CLASS) != bool(target.classes):
+        raise TargetError(
+            "name the classes for a target of kind class, and for no other; class_limits() finds those with rows"
+        )
+    labels = [limit.label for limit in target.classes]
+    if len(set(labels)) < len(labels):
+        raise TargetError("a class is named twice; give each one limit")
+    if (target.kind is Kind.ANSWER) != bool(grid):
+        raise TargetError("give thresholds for a target of kind answer, and for no other; answer_grid() makes them")
+    if any(not later < earlier for earlier, later in pairwise(grid)):
+        raise TargetError("thresholds go from the strictest, the highest, to the loosest")
+
+
+def _eligible(rows: Sequence[Row], target: Target) -> Bools:
+    named = {limit.label for limit in target.classes}
+    return np.array([row.in_scope and (not named or row.student in named) for row in rows], dtype=np.bool_)
+
+
+def _limits(rows: Sequence[Row], target: Target) -> list[_Limit]:
+    wrong = np.array([not row.agrees for row in rows], dtype=np.bool_)
+    everything = np.ones(len(rows), dtype=np.bool_)
+    if target.kind is not Kind.CLASS:
+        return [_Limit(str(target.kind), target.alpha, everything, wrong, target.kind is Kind.ANSWER)]
+    places = {limit.label: place for place, limit in enumerate(target.classes)}
+    classes = np.array([places.get(row.teacher, -1) for row in rows], dtype=np.int64)
+    limits = [
+        _Limit(f"class {_shown(limit.label)}", limit.alpha, classes == place, wrong & (classes == place), False)
+        for place, limit in enumerate(target.classes)
+    ]
+    return [*limits, _Limit("other classes", target.alpha, everything, classes == -1, False)]
+
+
+def _shown(label: Values) -> str:
+    return ", ".join(label)
+
+
+class _Table:
+    """Counts of all limits at all thresholds. ``thresholds`` fall; shapes are (thresholds,) and (limits, thresholds)."""
+
+    def __init__(self, confidence: Floats, eligible: Bools, limits: list[_Limit], thresholds: Floats) -> None:
+        order = np.argsort(-confidence[eligible], kind="stable")
+        reached = np.searchsorted(-confidence[eligible][order], -thresholds, side="right")
+
+        def count(flags: Bools) -> NDArray[np.int64]:
+            counts: NDArray[np.int64] = np.r_[0, np.cumsum(flags[eligible][order])][reached].astype(np.int64)
+            return counts
+
+        self.thresholds = thresholds
+        self.limits = limits
+        self.served = count(np.ones(len(eligible), dtype=np.bool_))
+        self.errors = np.array([count(limit.wrong) for limit in limits])
+        self.n = np.array(
+            [
+                count(limit.among) if limit.only_served else np.full(len(thresholds), limit.among.sum())
+                for limit in limits
+            ]
+        )
+        each = [p_value(self.errors[i], self.n[i], limit.alpha) for i, limit in enumerate(limits)]
+        self.p_values = np.max(each, axis=0)
+
+    def step(self, index: int) -> Step:
+        counted = tuple(
+            Counted(limit.name, int(self.errors[i, index]), int(self.n[i, index]))
+            for i, limit in enumerate(self.limits)
+        )
+        return Step(float(self.thresholds[index]), int(self.served[index]), counted, float(self.p_values[index]))
+
+
+def _lacking(rows: Sequence[Row], limits: list[_Limit], delta: float) -> Outcome | None:
+    """Return the outcome when some limit could not be shown even without one error."""
+    worst: tuple[int, str] | None = None
+    for limit in limits:
+        have = int(limit.among.sum())
+        if have >= rows_at_least(limit.alpha, delta):
+            continue
+        wanted = rows_to_start(limit.alpha, delta)
+        more = math.ceil((wanted - have) * len(rows) / max(have, 1))
+        reason = f"{limit.name}: {have} rows, and at least {wanted} are needed to show {limit.alpha:.2%}"
+        if worst is None or more > worst[0]:
+            worst = (more, reason)
+    return None if worst is None else _nothing(rows, limits, delta, (), *worst)
+
+
+def _hopeless_or_few(rows: Sequence[Row], limits: list[_Limit], delta: float, steps: tuple[Step, ...]) -> Outcome:
+    step = steps[0]
+    needs = 0
+    for limit, counted in zip(limits, step.counted, strict=True):
+        if p_value(counted.errors, counted.n, limit.alpha) <= delta:
+            continue
+        share = counted.errors / counted.n if counted.n else 0.0
+        wanted = rows_needed(limit.alpha, delta, share)
+        if wanted is None:
+            reason = (
+                f"{limit.name}: {share:.2%} go wrong even where the student is surest, and {limit.alpha:.2%} are allowed; "
+                "more calls do not help: train a better student, or allow more"
+            )
+            return _nothing(rows, limits, delta, steps, None, reason)
+        needs = max(needs, math.ceil((wanted - counted.n) * len(rows) / max(counted.n, 1)))
+    reason = f"the student may be good enough where it is surest, but {len(rows)} rows do not show it"
+    return _nothing(rows, limits, delta, steps, max(needs, 1), reason)
+
+
+def _nothing(
+    rows: Sequence[Row], limits: list[_Limit], delta: float, steps: tuple[Step, ...], needs: int | None, reason: str
+) -> Outcome:
+    return Outcome(None, Interval(0.0, 0.0, 0.0), _agreement(rows), len(rows), steps, needs, reason)
+
+
+def _agreement(rows: Sequence[Row]) -> Interval:
+    return interval(sum(row.agrees for row in rows), len(rows))
