@@ -253,7 +253,7 @@ def _harvesting(share: float, habit: Habit = HARVESTER) -> Any:
 
 OLD = ("You help customers of a bank.", "Customer's message:\n\n{}\n\nAnswer in one paragraph.")
 NEW = (
-    "You are Budi, the bank's assistant.\n- Be kind.\n- Never guess.",
+    "You are the bank's assistant.\n- Be kind.\n- Never guess.",
     "# Message\n{}\n# Rules\nTwo paragraphs, no lists.",
 )
 HONEST = (

@@ -33,14 +33,18 @@ def test_a_consent_holds_until_it_is_withdrawn(open_store: OpenStore) -> None:
     assert (evidence_dir(store.data_dir) / made.evidence_sha256).read_bytes() == LETTER.data
     assert [made.covers(purpose) for purpose in ("store", "evaluate", "general_model")] == [True, True, False]
     before = store.changes()
-    ended = consents.withdraw(store, "acme", by="Budi", why="another letter")
+    ended = consents.withdraw(store, "acme", by="head of platforms", why="another letter")
     assert store.changes() > before
     assert consents.in_force(store) == {}
     assert consents.all_consents(store) == [ended]
-    assert (ended.withdrawn_by, ended.withdrawn_why, ended.covers("store")) == ("Budi", "another letter", False)
+    assert (ended.withdrawn_by, ended.withdrawn_why, ended.covers("store")) == (
+        "head of platforms",
+        "another letter",
+        False,
+    )
     assert [(one.kind, one.subject, one.actor) for one in read_acts(store.data_dir)] == [
         ("capture.consented", made.id, "legal"),
-        ("capture.withdrawn", made.id, "Budi"),
+        ("capture.withdrawn", made.id, "head of platforms"),
     ]
 
 

@@ -22,7 +22,9 @@ OpenStore = Callable[[], Store]
 
 def wanted(**changes: Any) -> Said:
     fields = {"id": "", "route": "m", "alternative": "in-house", "months": "3.0", "cost": "100", "currency": "EUR"}
-    return Said(**fields | {"owner": "Budi", "by": "head of legal", "why": "weights", "at_ns": 0} | changes)
+    return Said(
+        **fields | {"owner": "head of platforms", "by": "head of legal", "why": "weights", "at_ns": 0} | changes
+    )
 
 
 def test_what_is_said_again_takes_the_earlier_ones_place_and_is_an_act(open_store: OpenStore) -> None:

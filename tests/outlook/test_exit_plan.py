@@ -13,7 +13,7 @@ DAY_NS = 86_400 * 10**9
 
 def said(**changes: Any) -> Said:
     fields = {"id": "alt_1", "route": "m", "alternative": "in-house", "months": "6", "cost": "", "currency": ""}
-    return Said(**fields | {"owner": "Budi", "by": "head of legal", "why": "", "at_ns": 1} | changes)
+    return Said(**fields | {"owner": "head of platforms", "by": "head of legal", "why": "", "at_ns": 1} | changes)
 
 
 def trial(**changes: Any) -> Trial:

@@ -90,7 +90,7 @@ def test_an_edited_template_is_not_even_drift(monitor: Monitor) -> None:
 
     first, second = (
         "Answer the customer.\n\nMessage: {}\n\nBe brief.",
-        "You are Budi.\n- Be kind.\n- Be exact.\n\n{}\n\n---",
+        "You are the bank's assistant.\n- Be kind.\n- Be exact.\n\n{}\n\n---",
     )
     assert families(taken(monitor, prompts(first, "You help customers of a bank.", 4 * WINDOW))) == [[]] * 4
     after = families(taken(monitor, prompts(second, "You are the bank's assistant, version 2.", 4 * WINDOW)))
