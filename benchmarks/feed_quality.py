@@ -256,7 +256,7 @@ def _cold_cases(state: FeedState, feedback: Sequence[Feedback]) -> tuple[list[Co
                 if day < test_from:
                     some = draw.choice(pool, min(_COLD_NEGATIVES, len(pool)), replace=False)
                     places = np.union1d(some, list(taken))
-                rows = features_of(state, profile, places, day * DAY_S, {})[:, columns]
+                rows = features_of(state, profile, places, day * DAY_S, None)[:, columns]
                 (test if day >= test_from else train).append(ColdCase(user, rows, np.isin(places, list(taken))))
         state.apply(of_day)
     return train, test
@@ -367,7 +367,7 @@ def _shown(state: FeedState, folder: Path, *, hold_out: bool) -> Iterator[Shown]
             )
             fresh.prior = train_prior(fresh.catalogue.vectors, fresh.catalogue.has_vector, known)
         profile = fresh.profiles.get(one["user"])
-        rows = features_of(fresh, profile, places, at_s, {})
+        rows = features_of(fresh, profile, places, at_s, None)
         blind = cold_films[places] if number >= split or not hold_out else draw.random(len(places)) < 1 / _COLD_SHARE
         rate = (clicks[places] + 1) / (shows[places] + 5)
         own = np.array([np.where(blind, np.nan, value) for value in (shows[places], clicks[places], rate)])

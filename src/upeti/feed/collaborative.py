@@ -7,6 +7,7 @@ speak for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -32,14 +33,16 @@ class Neighbours:
         self.places = places
         self.similarities = similarities
 
-    def scores(self, items: Places, weights: Matrix, size: int) -> Matrix:
-        """Return for every one of ``size`` places the weighted sum of its similarities to ``items``."""
+    def scores(self, items: Places, weights: Sequence[Matrix]) -> tuple[Places, list[Matrix]]:
+        """Return the neighbours of ``items``, in the order of places, and the sum of each one's similarities to them.
+
+        A sum for each of ``weights``, which are of ``items``.
+        """
         known = items < len(self.places)
-        items, weights = items[known], weights[known]
-        if not len(items):
-            return np.zeros(size, np.float32)
-        weighted = self.similarities[items] * weights[:, None]
-        return np.bincount(self.places[items].ravel(), weighted.ravel(), size).astype(np.float32)
+        near = self.similarities[items[known]]
+        places, of = np.unique(self.places[items[known]].ravel(), return_inverse=True)
+        sums = [np.bincount(of, (near * each[known, None]).ravel(), len(places)) for each in weights]
+        return places.astype(np.int64), [each.astype(np.float32) for each in sums]
 
 
 class Factors:

@@ -18,14 +18,12 @@ from upeti.feed.experiment import COLLABORATIVE, METADATA, PAID, POPULARITY, STU
 from upeti.feed.interactions import DAY_S, HALF_LIVES_S
 from upeti.feed.profile import Profile
 from upeti.feed.state import FeedState
+from upeti.feed.user_scores import LAST, NEAR, RECENT, UserScores, recency
 
 Places = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 
-RECENT: Final = 50  # events that describe what a user is after now
-LAST: Final = 5
-_RECENT_HALF_LIFE_S: Final = 7 * DAY_S
 _LOG_FLOOR: Final = 1e-3
 
 # Of which group each feature is, in the order of the columns.
@@ -73,23 +71,19 @@ def columns_of(mask: frozenset[str]) -> list[int]:
     return [number for number, group in enumerate(FEATURES.values()) if group in mask]
 
 
-def features_of(state: FeedState, profile: Profile, places: Places, now_s: float, scores: dict[str, Matrix]) -> Matrix:
-    """Return candidates × features. ``scores`` are those of retrieval, by source, for all places."""
+def features_of(state: FeedState, profile: Profile, places: Places, now_s: float, scores: UserScores | None) -> Matrix:
+    """Return candidates × features. ``scores`` are those of retrieval; None: no source has anything to say."""
     table = np.full((len(NAMES), len(places)), np.nan, np.float32)
     history = profile.items()[-RECENT:]
     weights = recency(profile.at_s()[-RECENT:], now_s)
     _popularity(table, state, profile, places, now_s)
-    for source in ("als", "neighbours", "neighbours_last", "neighbours_recent"):
-        if source in scores:
-            table[COLUMNS[source]] = scores[source][places]
+    for source in ("als", *NEAR):
+        of_source = None if scores is None else scores.at(source, places)
+        if of_source is not None:
+            table[COLUMNS[source]] = of_source
     _metadata(table, state, history, weights, places, now_s)
     _content(table, state, history, weights, places)
     return np.ascontiguousarray(table.T)
-
-
-def recency(at_s: Floats, now_s: float) -> Matrix:
-    """Return the weight of each event of a history: a half after each week, the newest ones near 1."""
-    return np.exp2(-np.maximum(now_s - at_s, 0.0) / _RECENT_HALF_LIFE_S).astype(np.float32)
 
 
 def _popularity(table: Matrix, state: FeedState, profile: Profile, places: Places, now_s: float) -> None:
@@ -130,9 +124,8 @@ def _metadata(table: Matrix, state: FeedState, history: Places, weights: Matrix,
         table[COLUMNS["user_year"]] = mean
         table[COLUMNS["year_distance"]] = np.abs(years - mean)
     creators = catalogue.creator[places]
-    table[COLUMNS["creator_known"]] = np.where(
-        creators >= 0, np.isin(creators, catalogue.creator[history]).astype(np.float32), np.nan
-    )
+    known_creators = (creators[:, None] == catalogue.creator[history]).any(1)
+    table[COLUMNS["creator_known"]] = np.where(creators >= 0, known_creators, np.float32(np.nan))
 
 
 def word_scores(

@@ -22,7 +22,9 @@ Floats = NDArray[np.float64]
 class Profile:
     """One user."""
 
-    __slots__ = ("_at_s", "_items", "_values", "cache", "last_s", "positive_count", "profiling", "seen", "unwanted")
+    __slots__ = (
+        "__weakref__", "_at_s", "_items", "_values", "last_s", "positive_count", "profiling", "scores", "seen", "unwanted",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self._items: list[int] = []
@@ -33,10 +35,10 @@ class Profile:
         self.positive_count = 0
         self.last_s = 0.0
         self.profiling = True
-        self.cache: dict[str, object] = {}  # what was computed from it; emptied by every event
+        self.scores: object = None  # what was computed from it (``user_scores``); gone with the next event
 
     def add(self, item: int, at_s: float, value: float, *, positive: bool, negative: bool) -> None:
-        self.cache = {}
+        self.scores = None
         self.seen.add(item)
         if negative:
             self.unwanted.add(item)

@@ -10,15 +10,11 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from upeti.feed.collaborative import Neighbours
 from upeti.feed.items import Item
 from upeti.feed.profile import Profile
 from upeti.feed.retrieval import SOURCES
 from upeti.feed.state import FeedState
-
-Places = NDArray[np.int64]
 
 _HISTORY: Final = 20
 _SIMILAR_MIN: Final = 0.35  # a cosine of MiniLM below it is no likeness that a person would see
@@ -45,33 +41,69 @@ class Reason(NamedTuple):
     about: str
 
 
-def reason_of(
-    state: FeedState, profile: Profile, place: int, sources: int, *, explored: bool, profiled: bool
-) -> Reason:
-    """Return the one reason that weighed most."""
-    if explored:
-        return _plain("explored")
-    if not profiled:
-        return _plain("not_profiled")
-    history = profile.recent(_HISTORY)
-    if sources & SOURCES["neighbours"] and state.models.neighbours is not None:
-        near = _nearest_neighbour(state.models.neighbours, history, place)
-        if near is not None:
-            return _about(state, "neighbour_of", near)
-    if sources & SOURCES["content"]:
-        like = _most_similar(state, history, place)
-        return _about(state, "similar_to", like) if like is not None else _plain("content")
-    if sources & SOURCES["als"]:
-        return _plain("liked_by_like")
-    for source in ("trending", "popular", "new"):
-        if sources & SOURCES[source]:
-            return _plain(source)
-    return _plain("ranked")
+_NAMES: Final = [
+    tuple(name for name, bit in SOURCES.items() if sources & bit) for sources in range(2 * max(SOURCES.values()))
+]
+_PLAIN: Final = {code: Reason(code, text, "") for code, text in TEXTS.items() if "{" not in text}
+
+
+class Reasons:
+    """Gives the reasons of one user's feed."""
+
+    def __init__(self, state: FeedState, profile: Profile, *, profiled: bool) -> None:
+        self._state = state
+        self._profiled = profiled
+        self._history = profile.recent(_HISTORY)
+        neighbours = state.models.neighbours
+        self._mine = self._history[self._history < (0 if neighbours is None else len(neighbours.places))]
+        if neighbours is not None:
+            self._near, self._similar = neighbours.places[self._mine], neighbours.similarities[self._mine]
+        known = self._history[state.catalogue.has_vector[self._history]]
+        self._known, self._vectors = known, state.catalogue.vectors[known]
+
+    def of(self, place: int, sources: int, *, explored: bool = False) -> Reason:
+        """Return the one reason that weighed most for an item that these sources proposed."""
+        if explored:
+            return _PLAIN["explored"]
+        if not self._profiled:
+            return _PLAIN["not_profiled"]
+        if sources & SOURCES["neighbours"] and len(self._mine):
+            near = self._nearest_neighbour(place)
+            if near is not None:
+                return self._about("neighbour_of", near)
+        if sources & SOURCES["content"]:
+            like = self._most_similar(place)
+            return self._about("similar_to", like) if like is not None else _PLAIN["content"]
+        if sources & SOURCES["als"]:
+            return _PLAIN["liked_by_like"]
+        for source in ("trending", "popular", "new"):
+            if sources & SOURCES[source]:
+                return _PLAIN[source]
+        return _PLAIN["ranked"]
+
+    def _nearest_neighbour(self, place: int) -> int | None:
+        rows, columns = np.nonzero(self._near == place)
+        if not len(rows):
+            return None
+        best = int(np.argmax(self._similar[rows, columns]))
+        return int(self._mine[rows[best]]) if self._similar[rows[best], columns[best]] > 0 else None
+
+    def _most_similar(self, place: int) -> int | None:
+        if not len(self._known):
+            return None
+        similar = self._vectors @ self._state.catalogue.vectors[place]
+        best = int(np.argmax(similar))
+        return int(self._known[best]) if similar[best] >= _SIMILAR_MIN else None
+
+    def _about(self, code: str, place: int) -> Reason:
+        name = self._state.catalogue.ids[place]
+        title = title_of(self._state.catalogue.item(place)) or name
+        return Reason(code, TEXTS[code].format(title=title), name)
 
 
 def names(sources: int) -> tuple[str, ...]:
     """Return the names of sources from their bits."""
-    return tuple(name for name, bit in SOURCES.items() if sources & bit)
+    return _NAMES[sources]
 
 
 def title_of(item: Item | None) -> str:
@@ -79,29 +111,3 @@ def title_of(item: Item | None) -> str:
         return ""
     labels = item.labels if isinstance(item.labels, Mapping) else {}
     return str(labels.get("title") or item.comment[:80] or item.id)
-
-
-def _nearest_neighbour(neighbours: Neighbours, history: Places, place: int) -> int | None:
-    mine = history[history < len(neighbours.places)]
-    weights = np.where(neighbours.places[mine] == place, neighbours.similarities[mine], 0.0).max(1, initial=0.0)
-    best = int(np.argmax(weights)) if len(mine) else 0
-    return int(mine[best]) if len(mine) and weights[best] > 0 else None
-
-
-def _most_similar(state: FeedState, history: Places, place: int) -> int | None:
-    catalogue = state.catalogue
-    known = history[catalogue.has_vector[history]]
-    if not len(known):
-        return None
-    similar = catalogue.vectors[known] @ catalogue.vectors[place]
-    best = int(np.argmax(similar))
-    return int(known[best]) if similar[best] >= _SIMILAR_MIN else None
-
-
-def _plain(code: str) -> Reason:
-    return Reason(code, TEXTS[code], "")
-
-
-def _about(state: FeedState, code: str, place: int) -> Reason:
-    title = title_of(state.catalogue.item(place)) or state.catalogue.ids[place]
-    return Reason(code, TEXTS[code].format(title=title), state.catalogue.ids[place])

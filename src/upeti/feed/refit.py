@@ -31,9 +31,9 @@ from upeti.feed.loading import embed_missing, load_state
 from upeti.feed.models import ModelStore
 from upeti.feed.rank import Ranker, TrainingSet, popularity, train_ranker
 from upeti.feed.replay import DAY_NS, EventLog, Night, ReplayedFeed, replay, train_at_night
-from upeti.feed.retrieval import user_scores
 from upeti.feed.state import FeedState
 from upeti.feed.store import FeedStore
+from upeti.feed.user_scores import user_scores
 from upeti.journal.acts import act, record_acts
 
 TRAIN_DAYS: Final = 20

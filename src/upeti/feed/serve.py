@@ -23,13 +23,12 @@ from upeti.feed.features import FEATURES, NAMES, features_of
 from upeti.feed.impressions import Impression
 from upeti.feed.profile import NOBODY, Profile
 from upeti.feed.rank import Ranker, popularity
-from upeti.feed.reasons import Reason, names, reason_of
+from upeti.feed.reasons import Reason, Reasons, names
 from upeti.feed.retrieval import Candidates, retrieve
 from upeti.feed.state import FeedState
 
 NUMBER_MAX: Final = 200  # items of one answer; what is past them is another page
 NOT_PROFILED: Final = Arm("not_profiled", frozenset({POPULARITY, METADATA}))
-_POOL_EVENTS_MAX: Final = 5.0  # an item with fewer events may be explored
 _POOL_MAX: Final = 200
 _ENRICHED_COLUMNS: Final = np.array([number for number, group in enumerate(FEATURES.values()) if group in ENRICHMENTS])
 
@@ -103,8 +102,9 @@ class TenantFeed:
         request_id = f"feed_{token_hex(10)}"
         version = self.ranker.version if self.ranker is not None else "popularity"
         answer = FeedAnswer(request_id, arm, profiled, version, [], [])
+        reasons = Reasons(self.state, seen_by, profiled=profiled)
         for rank, one in enumerate(chosen, start=request.offset):
-            self._add(answer, request, now_ns, rank, one, found, scores, rows, pool, seen_by)
+            self._add(answer, request, now_ns, rank, one, found, scores, rows, pool, reasons)
         return answer
 
     def explain(self, user: str, item: str, now_ns: int) -> dict[str, Any] | None:
@@ -121,7 +121,7 @@ class TenantFeed:
         rows = features_of(self.state, seen_by, places, now_s, found.scores)
         at = np.flatnonzero(found.places == place)
         sources = int(found.sources[at[0]]) if len(at) else 0
-        reason = reason_of(self.state, seen_by, place, sources, explored=False, profiled=profile.profiling)
+        reason = Reasons(self.state, seen_by, profiled=profile.profiling).of(place, sources)
         allowed = self._allowed(FeedRequest(user), profile, now_s)
         return {
             "user": user,
@@ -145,7 +145,8 @@ class TenantFeed:
         size = len(self.state.catalogue)
         scores = np.zeros(size, np.float32)
         if self.state.models.neighbours is not None:
-            scores += self.state.models.neighbours.scores(np.array([place]), np.ones(1, np.float32), size)
+            near, (similar,) = self.state.models.neighbours.scores(np.array([place]), (np.ones(1, np.float32),))
+            scores[near] += similar
         if self.state.catalogue.has_vector[place]:
             scores += 0.5 * self.state.catalogue.vectors @ self.state.catalogue.vectors[place]
         scores[place] = 0
@@ -243,17 +244,18 @@ class TenantFeed:
 
     def _pool(self, listed: Places, allowed: Flags, now_s: float) -> Places:
         """Return what may be tried out: items that few have chosen yet, the newest of them."""
-        few = allowed & (self.state.counts(now_s).total < _POOL_EVENTS_MAX)
-        few[listed] = False
-        places = np.flatnonzero(few)
-        if len(places) > _POOL_MAX:
-            newest = np.argpartition(-self.state.catalogue.at_s[places], _POOL_MAX - 1)[:_POOL_MAX]
-            places = places[newest]
-        return places
+        rare = self.state.counts(now_s).rare
+        for looked_at in (10 * _POOL_MAX, len(rare)):  # the first look is enough unless most are not allowed
+            places = rare[:looked_at]
+            places = places[allowed[places]]
+            places = places[~np.isin(places, listed)]
+            if len(places) >= _POOL_MAX:
+                break
+        return places[:_POOL_MAX]
 
     def _add(
         self, answer: FeedAnswer, request: FeedRequest, now_ns: int, rank: int, one: Chosen, found: Candidates,
-        scores: Floats, rows: NDArray[np.float32], pool: Places, profile: Profile,
+        scores: Floats, rows: NDArray[np.float32], pool: Places, reasons: Reasons,
     ) -> None:  # fmt: skip
         place = int(pool[one.at] if one.is_explored else found.places[one.at])
         bits = 0 if one.is_explored else int(found.sources[one.at])
@@ -261,7 +263,7 @@ class TenantFeed:
         seen = {} if one.is_explored else _known(rows[one.at])
         sources = ("explore",) if one.is_explored else names(bits)
         item = self.state.catalogue.ids[place]
-        reason = reason_of(self.state, profile, place, bits, explored=one.is_explored, profiled=answer.profiled)
+        reason = reasons.of(place, bits, explored=one.is_explored)
         impression_id = f"{answer.request_id}-{rank}"
         answer.entries.append(Entry(impression_id, item, rank, score, sources, reason, one.propensity))
         answer.impressions.append(

@@ -7,8 +7,10 @@ passed in, so a replay of the past sees what was known then and no more.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +20,11 @@ from upeti.feed.collaborative import Factors, Neighbours
 from upeti.feed.interactions import NEGATIVE_KINDS, Counters, is_positive
 from upeti.feed.items import Feedback, Item
 from upeti.feed.prior import Prior
-from upeti.feed.profile import Profiles
+from upeti.feed.profile import Profile, Profiles
 from upeti.feed.vector_index import VectorIndex, make_index
 
+RARE_EVENTS_MAX: Final = 5.0  # an item with fewer events is one that few have chosen
+SCORES_KEPT: Final = 500  # users for whom what the sources say is kept: some 20 KB each, 100 KB at most
 COUNTS_FRESH_S: Final = (
     1.0  # so old may the ranking by popularity be; an item's own counter is never old in it for longer
 )
@@ -36,6 +40,8 @@ class Counts(NamedTuple):
     total: Floats
     order: Places  # places by three-day popularity, most popular first
     rank: Floats  # of each place in that order, from 0
+    trending: Places  # places by six-hour popularity, those without any left out
+    rare: Places  # places that few have chosen, the newest first
 
 
 class Models(NamedTuple):
@@ -56,9 +62,12 @@ class FeedState:
         self.models = Models()
         self.prior: Prior | None = None
         self.index: VectorIndex | None = None
+        self.factors_index: VectorIndex | None = None
         self.sequence = 0  # of the last feedback that was applied
         self._counts: Counts | None = None
         self._counts_at_s = -np.inf
+        self._newest: tuple[int, Places] = (-1, np.zeros(0, np.int64))
+        self._with_scores: deque[ref[Profile]] = deque()  # a user who is deleted is gone at once
         self._word_shares: tuple[int, NDArray[np.float32]] = (-1, np.zeros(0, np.float32))
 
     def put_items(self, items: Iterable[Item]) -> None:
@@ -106,19 +115,34 @@ class FeedState:
         decayed = self.counters.decayed(slice(None), now_s)
         total = self.counters.total(slice(None))
         # What the last days do not tell apart, all time does.
-        order = np.argsort(-(decayed[:, 2] + 1e-6 * total), kind="stable")
+        popular = decayed[:, 2] + 1e-6 * total
+        order = np.concatenate([_descending(popular), np.flatnonzero(popular == 0)])
         rank = np.empty(len(order))
         rank[order] = np.arange(len(order))
-        self._counts, self._counts_at_s = Counts(decayed, total, order, rank), now_s
+        newest = self._newest_first()
+        rare = newest[total[newest] < RARE_EVENTS_MAX]
+        self._counts = Counts(decayed, total, order, rank, _descending(decayed[:, 0]), rare)
+        self._counts_at_s = now_s
         return self._counts
+
+    def keep_scores_of(self, profile: Profile) -> None:
+        """Keep what was computed of a user; with too much of it, forget what was computed first."""
+        self._with_scores.append(ref(profile))
+        while len(self._with_scores) > SCORES_KEPT:
+            if (first := self._with_scores.popleft()()) is not None:
+                first.scores = None
 
     def forget_counts(self) -> None:
         """Have the next feed see the counters as they are now."""
         self._counts = None
 
     def index_vectors(self) -> None:
-        """Index the vectors there are, where there are so many that comparing them all takes too long."""
+        """Index vectors and factors, where there are so many that comparing them all takes too long."""
         self.index = make_index(self.catalogue.vectors, self.catalogue.has_vector)
+        factors = self.models.factors
+        self.factors_index = None
+        if factors is not None:
+            self.factors_index = make_index(factors.items, np.asarray(factors.items.any(1)))
 
     def word_shares(self) -> NDArray[np.float32]:
         """Return the share of items that has each word."""
@@ -129,6 +153,13 @@ class FeedState:
             self._word_shares = (self.catalogue.version, counted.astype(np.float32))
         return self._word_shares[1]
 
+    def _newest_first(self) -> Places:
+        version, places = self._newest
+        if version != self.catalogue.version or len(places) != len(self.catalogue):
+            places = np.argsort(-self.catalogue.at_s, kind="stable")
+            self._newest = (self.catalogue.version, places)
+        return places
+
     def _count(self, feedback: Sequence[Feedback], places: Places, positive: NDArray[np.bool_], sign: float) -> None:
         if not positive.any():
             return
@@ -137,6 +168,12 @@ class FeedState:
         self.counters.add(places[positive], at_s, values, sign)
         if self._counts is not None and len(self._counts.total) != len(self.catalogue):
             self._counts = None
+
+
+def _descending(values: Floats) -> Places:
+    """Return the places of what is above 0, highest first, equal ones in their order."""
+    places = np.flatnonzero(values > 0)
+    return places[np.argsort(-values[places], kind="stable")]
 
 
 Clock = Callable[[], float]  # seconds since 1970

@@ -40,14 +40,20 @@ def make_index(vectors: Matrix, has_vector: NDArray[np.bool_]) -> VectorIndex | 
     if len(places) < ITEMS_MIN:
         return None
     try:
-        import faiss
+        return index_of(vectors, places)
     except ModuleNotFoundError:
         return None
+
+
+def index_of(vectors: Matrix, places: Places, *, lists: int = _LISTS, looked_into: int = _LOOKED_INTO) -> VectorIndex:
+    """Return an index of the rows at ``places``. Raises ``ModuleNotFoundError`` without faiss."""
+    import faiss
+
     faiss.omp_set_num_threads(1)
     dimensions = vectors.shape[1]
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimensions), dimensions, _LISTS, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimensions), dimensions, lists, faiss.METRIC_INNER_PRODUCT)
     some = np.random.default_rng(0).choice(places, min(_TRAINED_ON, len(places)), replace=False)
     index.train(vectors[some])
     index.add_with_ids(vectors[places], places)
-    index.nprobe = _LOOKED_INTO
+    index.nprobe = looked_into
     return VectorIndex(index, len(places))
