@@ -52,6 +52,7 @@ SECTIONS: list[tuple[str, type[msgspec.Struct]]] = [
     ("[conduct]", config.Conduct),
     ("[feed]", config.Feed),
     ("[feed.enrichment]", config.FeedEnrichment),
+    ("[learning]", config.Learning),
     ("[drill]", config.Drill),
 ]
 

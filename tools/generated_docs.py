@@ -45,6 +45,7 @@ ENDED_MEANS = {
     Ended.ANSWERED: "the provider answered",
     Ended.REFUSED: "the provider answered with an error that it does not bill",
     Ended.REFUSED_UNSURE: "… with an error that it may bill: its own time-out, Azure's content filter",
+    Ended.DEFERRED: "an [own model](own-models.md) left the call to the next candidate",
     Ended.NOT_SENT: "no connection, or given up before anything was sent",
     Ended.LOST: "sent, and the connection closed without an answer",
     Ended.TIMED_OUT: "no answer, or silence within it, past the deadline",

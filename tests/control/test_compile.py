@@ -13,12 +13,13 @@ from upeti.control.config_file import parse
 from upeti.control.keys import KeyRow
 from upeti.control.seal import seal
 from upeti.core.errors import ConfigError
-from upeti.gateway.snapshot import Caller, SecretRef, decode, encode
+from upeti.gateway.snapshot import Caller, SecretRef, ShareView, decode, encode
 from upeti.money.budget_terms import BudgetTerms, key_terms
 from upeti.money.price_book import PriceBook
 from upeti.providers.sealed import KEY_VARIABLE
+from upeti.rights.terms import SERVE
 
-PLACEMENT = Placement("127.0.0.1", 4000, "127.0.0.1", 4001, 3, {"local": 4002})
+PLACEMENT = Placement("127.0.0.1", 4000, "127.0.0.1", 4001, 3, {"local": 4002}, 4003)
 CHANNELS = """\
 [[channel]]
 name = "openai"
@@ -190,6 +191,24 @@ def test_an_embedded_channel_that_was_added_later() -> None:
         "upeti.toml:13: channel `local2`: no process of the embedded provider was started for it; "
         "stop `upeti serve` and start it again"
     ]
+
+
+def test_an_own_model_is_where_it_was_placed_costs_nothing_and_has_its_share() -> None:
+    text = CHANNELS + '[[channel]]\nname = "own"\nkind = "student"\n[learning]\nanswer_within_ms = 70\n'
+    text += '[[route]]\nname = "m"\ncandidate = [{ channel = "own", model = "intents" }, { channel = "local" }]\n'
+    shares = {"own": {"intents": ShareView(10_000, sticky=True)}, "local": {"x": ShareView(1)}, "gone": {}}
+    found = compiled(text, State(shares=shares)).snapshot
+    own = found.channels["own"]
+    assert (own.host, own.port, own.path, own.answer_within_ms) == ("127.0.0.1", 4003, "/v1", 70)
+    assert found.channels["local"].answer_within_ms == 0
+    assert found.shares == {"own": {"intents": ShareView(10_000, sticky=True)}}
+    assert decode(encode(found)).shares == found.shares
+    (price,) = [row for row in found.routes["m"].candidates[0].prices["intents"] if not row.tier]
+    assert set(price.pico.values()) == {0}
+    assert SERVE in own.purposes
+    # One setting stops all of them.
+    off = text.replace("[learning]", "[learning]\nenabled = false")
+    assert compiled(off, State(shares=shares)).snapshot.shares == {}
 
 
 def test_warnings_of_what_would_surprise() -> None:

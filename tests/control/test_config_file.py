@@ -87,7 +87,7 @@ def test_open_string_at_the_end() -> None:
         (
             changed('kind = "embedded"', 'kind = "embeded"'),
             "upeti.toml:5: channel[0].kind: not one of its values; "
-            "choose from openai_compatible, azure, anthropic, embedded, perhaps `embedded`",
+            "choose from openai_compatible, azure, anthropic, embedded, student, perhaps `embedded`",
         ),
         (
             changed('kind = "embedded"', 'kind = "embedded"\nbaseurl = "x"'),

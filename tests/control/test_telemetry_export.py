@@ -94,6 +94,7 @@ def test_unknown_is_not_zero() -> None:
         ("openai_compatible", "API.Mistral.ai", "mistral_ai"),
         ("openai_compatible", "10.0.0.1", "openai"),
         ("embedded", "127.0.0.1", "upeti.embedded"),
+        ("student", "127.0.0.1", "upeti.student"),
     ],
 )
 def test_providers(kind: str, host: str, provider: str) -> None:

@@ -35,6 +35,7 @@ from upeti.gateway.snapshot import (
     ChannelView,
     RouteView,
     SecretRef,
+    ShareView,
     Snapshot,
 )
 from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
@@ -58,6 +59,7 @@ class Placement(msgspec.Struct, frozen=True):
     control_port: int
     workers: int
     embedded: dict[str, int] = msgspec.field(default_factory=dict)  # channel → port on loopback
+    students: int = 0  # port on loopback of the process that serves own models
 
 
 class State(msgspec.Struct, frozen=True):
@@ -75,6 +77,7 @@ class State(msgspec.Struct, frozen=True):
     at_ns: int = 0  # moment for which rights are decided
     latches: tuple[Latch, ...] = ()
     faults: tuple[Fault, ...] = ()  # of drills
+    shares: dict[str, dict[str, ShareView]] = {}  # channel → own model that is asked
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -169,6 +172,7 @@ class _Compilation:
             latches=tuple(latch for latch in self._state.latches if latch.subject.channel in channels),
             policies=tuple(map(_policy, config.data_policy)),
             faults=tuple(fault for fault in self._state.faults if fault.channel in channels),
+            shares=self._shares(),
         )
         return Compiled(snapshot, self._terms | {each.root: each for each in (*budgets, *throttles)}, self._warnings)
 
@@ -200,7 +204,15 @@ class _Compilation:
             region=channel.region,
             retention_days=channel.retention_days,
             signals_host=channel.signals_of,
+            answer_within_ms=self._config.learning.answer_within_ms if PROVIDERS[channel.kind].defers else 0,
         )
+
+    def _shares(self) -> dict[str, dict[str, ShareView]]:
+        """Return how much of the calls each own model is asked; nothing when own models are turned off."""
+        if not self._config.learning.enabled:
+            return {}
+        own = {channel.name for channel in self._config.channel if PROVIDERS[channel.kind].defers}
+        return {channel: dict(shares) for channel, shares in self._state.shares.items() if channel in own}
 
     def _capture(self) -> CaptureView | None:
         settings, watch = self._config.capture, self._config.conduct.enabled
@@ -238,6 +250,8 @@ class _Compilation:
                     what = f"channel `{channel.name}`: no process of the embedded provider was started for it"
                     self._problems.append(Problem(f"channel[{place}]", what, "stop `upeti serve` and start it again"))
             return "127.0.0.1", port, False, "/v1"
+        if channel.kind == "student" and not channel.base_url:
+            return "127.0.0.1", self._placement.students if self._placement is not None else 0, False, "/v1"
         url = urlsplit(channel.base_url or PROVIDERS[channel.kind].base_url)
         port = url.port or _DEFAULT_PORTS[url.scheme]
         return url.hostname or "", port, url.scheme == "https", url.path.rstrip("/")

@@ -94,7 +94,8 @@ class Supervisor:
         # Held, not used: they keep the ports while processes come and go.
         gateway_hold = hold(gateway.host, gateway.port if port is None else port, "[gateway] port (or --port)")
         control_hold = hold(control.host, control.port, "[control] port")
-        self._holds = (gateway_hold, control_hold)
+        students_hold = hold("127.0.0.1", 0, "a port for own models")
+        self._holds = (gateway_hold, control_hold, students_hold)
         self._embedded = [
             channel for channel in self._config.channel if channel.kind == "embedded" and not channel.base_url
         ]
@@ -105,6 +106,7 @@ class Supervisor:
             control_port=control_hold.getsockname()[1],
             workers=workers or gateway.workers,
             embedded={channel.name: free_port() for channel in self._embedded},
+            students=students_hold.getsockname()[1],
         )
         self._keeper = _Child("keeper", self._keeper_command)
         self._providers = [self._provider(channel) for channel in self._embedded]

@@ -53,7 +53,12 @@ OPERATIONS: Final = {
 
 # The provider by the kind of channel, or by the host behind an OpenAI-compatible one. The conventions ask for the
 # flavour of the API where the provider is not known: server.address says who it is.
-_BY_KIND: Final = {"azure": "azure.ai.openai", "anthropic": "anthropic", "embedded": "upeti.embedded"}
+_BY_KIND: Final = {
+    "azure": "azure.ai.openai",
+    "anthropic": "anthropic",
+    "embedded": "upeti.embedded",
+    "student": "upeti.student",
+}
 _BY_HOST: Final = {
     "api.openai.com": "openai",
     "api.deepseek.com": "deepseek",

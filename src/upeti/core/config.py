@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from upeti.core.config_feed import Feed as Feed
 from upeti.core.config_feed import FeedEnrichment as FeedEnrichment
+from upeti.core.config_learning import Learning as Learning
 from upeti.core.config_rights import Capture as Capture
 from upeti.core.config_rights import Conduct as Conduct
 from upeti.core.config_rights import Contract as Contract
@@ -189,14 +190,17 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[Name, Meta(description="Name of the channel, used by routes, bills and prices.")]
     kind: Annotated[
-        Literal["openai_compatible", "azure", "anthropic", "embedded"],
-        Meta(description="The provider's way of addressing and authenticating."),
+        Literal["openai_compatible", "azure", "anthropic", "embedded", "student"],
+        Meta(
+            description="The provider's way of addressing and authenticating. `student`: your [own models](own-models.md), which "
+            "answer what they are sure of."
+        ),
     ]
     base_url: Annotated[
         str,
         Meta(
             description="`https://api.openai.com/v1`, `https://NAME.openai.azure.com`, `https://api.anthropic.com`. "
-            "Empty: OpenAI's or Anthropic's own; Azure needs one; `embedded` has one by itself."
+            "Empty: OpenAI's or Anthropic's own; Azure needs one; `embedded` and `student` have one by themselves."
         ),
     ] = ""
     api_key: Secret | None = None
@@ -466,3 +470,4 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drill: Drill = msgspec.field(default_factory=Drill)
     capture: Capture = msgspec.field(default_factory=Capture)
     feed: Feed = msgspec.field(default_factory=Feed)
+    learning: Learning = msgspec.field(default_factory=Learning)

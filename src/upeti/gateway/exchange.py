@@ -20,7 +20,7 @@ from upeti.core.errors import (
     UpstreamFailed,
 )
 from upeti.core.events import AttemptOpened, CallRefused
-from upeti.gateway import rehearsal, relay
+from upeti.gateway import rehearsal, relay, students
 from upeti.gateway.auth import check_served
 from upeti.gateway.call import Call
 from upeti.gateway.failure import ClientLeft, Failure, TimedOut
@@ -32,7 +32,7 @@ from upeti.gateway.models import models_body
 from upeti.gateway.paths import target_of
 from upeti.gateway.purses import PurseSet
 from upeti.gateway.reaction import react
-from upeti.gateway.refusals import latched
+from upeti.gateway.refusals import deferred, latched, not_asked
 from upeti.gateway.routing import plan
 from upeti.gateway.upstream import UpstreamConnection, UpstreamError
 
@@ -55,11 +55,13 @@ async def exchange(call: Call) -> None:
         call.understand(target, gateway.now_ns())
         call.deadline_s = call.received_s + call.way.deadline_s
         lanes: Sequence[Lane] = call.way.lanes
+        if call.way.shared:
+            lanes = students.drawn(call, lanes)
         if call.view.rehearsed:
             lanes = rehearsal.left_of(call, lanes)
         if len(lanes) != 1:
             if not lanes:
-                raise _all_latched(call)
+                raise _nobody(call)
             now_s = gateway.loop.time()
             usable: Callable[[Lane], bool] = lambda lane: lane.channel.breaker.usable(now_s)  # noqa: E731 - the usual one
             if call.view.rehearsed:
@@ -81,8 +83,8 @@ async def exchange(call: Call) -> None:
 
 async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
     """The first candidate did not answer: try the others, then what may be tried again, while attempts are left."""
-    attempts_max = call.way.route.attempts_max
-    insisted = await _insist(call, lanes[0], failure)
+    attempts_max = call.way.route.attempts_max + bool(failure.deferred)  # a deferral is none of them
+    insisted = await _insist(call, lanes[0], failure, attempts_max)
     if insisted is None:
         return
     failure = insisted
@@ -96,9 +98,10 @@ async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
             if not _still_permitted(call, lane):
                 continue
             new = await _attempt(call, lane)
-            new = await _insist(call, lane, new) if new is not None else None
+            new = await _insist(call, lane, new, attempts_max) if new is not None else None
             if new is None:
                 return
+            attempts_max += bool(new.deferred)
             if new.final or new.rank >= failure.rank:
                 failure = new
             if new.again:
@@ -110,17 +113,19 @@ async def _go_on(call: Call, lanes: Sequence[Lane], failure: Failure) -> None:
         pause_s *= 2
     if failure.answer is not None:
         relay.give_back(call, failure.answer)
+    elif failure.deferred:
+        raise _deferred(call, failure.deferred)
     elif failure.error is not None:
         raise failure.error
 
 
-async def _insist(call: Call, lane: Lane, failure: Failure) -> Failure | None:
+async def _insist(call: Call, lane: Lane, failure: Failure, attempts_max: int) -> Failure | None:
     """Find out what a candidate's failure means, and try the same one once more where that helps.
 
     Returns None when the client has an answer.
     """
     told = await _judge(call, lane, failure)
-    if told is None or told.soon_s is None or call.attempts >= call.way.route.attempts_max:
+    if told is None or told.soon_s is None or call.attempts >= attempts_max:
         return told
     if told.soon_s >= call.deadline_s - call.gateway.loop.time():
         return told
@@ -159,11 +164,21 @@ def _still_permitted(call: Call, lane: Lane) -> bool:
     return any(one.channel.name == lane.channel.name and one.model == lane.model for one in way.lanes)
 
 
-def _all_latched(call: Call) -> CallError:
+def _nobody(call: Call) -> CallError:
+    way = call.way
+    if way.latch is not None:
+        call.view.latches.met(way.latch)
+    if way.lanes:  # own models, and the call is in the share of none
+        return not_asked(way.lanes[0].served_by, way.latch)
+    assert way.latch is not None
+    return latched(way.latch)
+
+
+def _deferred(call: Call, reason: str) -> CallError:
     latch = call.way.latch
-    assert latch is not None
-    call.view.latches.met(latch)
-    return latched(latch)
+    if latch is not None:
+        call.view.latches.met(latch)
+    return deferred(reason, latch)
 
 
 async def _attempt(call: Call, lane: Lane) -> Failure | None:
@@ -282,7 +297,7 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
     gateway, fiber, channel = call.gateway, call.fiber, lane.channel
     reply: UpstreamConnection | None = None
     sent_s = gateway.loop.time()
-    fiber.deadline = min(sent_s + call.way.attempt_timeout_s, call.deadline_s)
+    fiber.deadline = min(sent_s + lane.timeout_s, call.deadline_s)
     try:
         if channel.rehearsal is not None and (drill := rehearsal.rehearsal_of(call, lane)) is not None:
             met = await rehearsal.meet(call, lane, attempt, drill)
@@ -296,6 +311,8 @@ async def _dispatch(call: Call, lane: Lane, attempt: Attempt) -> Failure | None:
         reply.begin(request, gateway.limits.answer_bytes_max, fiber.deadline, call.way.stream_idle_s)
         await reply
         if reply.status >= 400:
+            if channel.provider.defers:
+                return students.not_answered(call, lane, attempt, reply, sent_s)
             return Failure(answer=await relay.refused(call, lane, attempt, reply, sent_s))
         channel.breaker.succeeded()
         if not reply.complete or (call.stream and not reply.is_json):

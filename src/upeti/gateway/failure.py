@@ -47,7 +47,7 @@ class Answer:
 class Failure:
     """Why a candidate did not answer, and what to tell the client if nobody does."""
 
-    __slots__ = ("again", "answer", "error", "final", "soon_s")
+    __slots__ = ("again", "answer", "deferred", "error", "final", "soon_s")
 
     def __init__(
         self,
@@ -57,16 +57,22 @@ class Failure:
         again: bool = False,
         final: bool = False,
         soon_s: float | None = None,
+        deferred: str = "",
     ) -> None:
         self.error = error
         self.answer = answer  # the provider's own error, given back as it came
         self.again = again  # the same candidate may be tried again, after the others
         self.final = final  # no other candidate is asked
+        self.deferred = deferred  # why an own model left the call to the next candidate
         self.soon_s = soon_s  # the same candidate is tried once more after this time, before the others
 
     @property
     def rank(self) -> int:
-        """Which failure the client is told of: a provider's own words before ours, money before lack of anything."""
+        """Which failure the client is told of: a provider's own words before ours, money before lack of anything, and
+        anything before a deferral.
+        """
+        if self.deferred:
+            return -1
         if self.answer is not None:
             return 2
         return 1 if isinstance(self.error, BudgetExceeded) else 0

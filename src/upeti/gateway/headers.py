@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from upeti.wire import deferral
+
 # From the client to the provider. Accept decides an answer's form; the rest names optional parts of the APIs.
 _TO_PROVIDER: Final = frozenset(
     {
@@ -45,9 +47,12 @@ SPILLOVER: Final = b"x-ms-spillover-from-deployment"
 # Amazon: the type of an error, which its body does not say.
 AMAZON_ERROR: Final = b"x-amzn-errortype"
 
+# An own model leaves the call to the next candidate.
+DEFERRED: Final = deferral.HEADER.encode()
+
 # What the gateway itself needs of an answer's head.
 _READ: Final = frozenset(
-    {b"content-type", b"content-length", b"transfer-encoding", AMAZON_ERROR, SPILLOVER, *_REQUEST_IDS}
+    {b"content-type", b"content-length", b"transfer-encoding", AMAZON_ERROR, SPILLOVER, DEFERRED, *_REQUEST_IDS}
 )
 
 _KEPT: Final = _TO_CLIENT | _READ

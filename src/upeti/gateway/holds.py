@@ -32,6 +32,7 @@ class Ended(StrEnum):
     ANSWERED = "answered"
     REFUSED = "refused"  # the provider answered with an error that it does not bill
     REFUSED_UNSURE = "refused_unsure"  # … with one that it may bill (its own time-out, a content filter)
+    DEFERRED = "deferred"  # an own model left the call to the next candidate
     NOT_SENT = "not_sent"  # no connection, or given up before anything was sent
     LOST = "lost"  # sent, and the connection closed without an answer
     TIMED_OUT = "timed_out"
@@ -55,6 +56,7 @@ ENDINGS: Final[Mapping[Ended, Rule]] = {
     Ended.ANSWERED: Rule.METERS,
     Ended.REFUSED: Rule.NOTHING,
     Ended.REFUSED_UNSURE: Rule.METERS,
+    Ended.DEFERRED: Rule.NOTHING,
     Ended.NOT_SENT: Rule.VOID,
     Ended.LOST: Rule.METERS,
     Ended.TIMED_OUT: Rule.METERS,

@@ -17,13 +17,14 @@ from upeti import __version__
 from upeti.core.errors import BadRequest, ConfigError, Forbidden, NotFound, Overloaded
 from upeti.gateway import secrets
 from upeti.gateway.auth import check_route, check_served, identify
+from upeti.gateway.faults import MILLION
 from upeti.gateway.health import Breaker
 from upeti.gateway.latch import Latch, Latches
 from upeti.gateway.paths import Target
 from upeti.gateway.purses import PurseFinder
-from upeti.gateway.refusals import not_permitted, tenant_held
+from upeti.gateway.refusals import not_asked, not_permitted, tenant_held
 from upeti.gateway.signs import Signs
-from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, Snapshot
+from upeti.gateway.snapshot import Caller, CandidateView, ChannelView, RouteView, ShareView, Snapshot
 from upeti.gateway.upstream import Pool
 from upeti.money.price import Price, tiers_at
 from upeti.providers.catalog import PROVIDERS
@@ -77,7 +78,7 @@ class LiveChannel:
         """Whether the provider speaks the API that is asked for."""
         wires = self.provider.wires
         if target.wire is OTHER:
-            return ("messages" in wires) == target.anthropic
+            return not self.provider.defers and ("messages" in wires) == target.anthropic
         return target.wire.name in wires
 
     @property
@@ -155,14 +156,27 @@ class Lane:
         "prices_by_tier",
         "provisioned",
         "served_by",
+        "share",
         "target",
+        "timeout_s",
         "until_ns",
         "weight",
     )
 
-    def __init__(self, view: CandidateView, channel: LiveChannel, target: Target, asked: str, cap_default: int) -> None:
-        """``asked`` is the model's name as the client gave it."""
+    def __init__(
+        self,
+        view: CandidateView,
+        channel: LiveChannel,
+        target: Target,
+        asked: str,
+        cap_default: int,
+        timeout_s: float,
+    ) -> None:
+        """``asked`` is the model's name as the client gave it, ``timeout_s`` what the route gives an attempt."""
         wire = target.wire
+        own_ms = channel.view.answer_within_ms
+        self.timeout_s = min(timeout_s, own_ms / 1000) if own_ms else timeout_s
+        self.share: ShareView | None = None  # of an own model that takes a part of the calls
         self.target = target
         self.channel = channel
         self.named = view.model not in ("", "*")  # by the operator, not by the client
@@ -224,14 +238,14 @@ class Lane:
 class Way:
     """Where a caller's call of one API and one model may go: the route and its lanes in the order of the file."""
 
-    __slots__ = ("attempt_timeout_s", "deadline_s", "lanes", "latch", "route", "stream_idle_s", "throttle_wait_s")
+    __slots__ = ("deadline_s", "lanes", "latch", "route", "shared", "stream_idle_s", "throttle_wait_s")
 
     def __init__(self, route: RouteView, lanes: tuple[Lane, ...], latch: Latch | None = None) -> None:
         self.route = route
         self.lanes = lanes
-        self.latch = latch  # why there is no lane, when there is none
+        self.latch = latch  # one that keeps a candidate out
+        self.shared = any(lane.share is not None for lane in lanes)
         self.deadline_s = route.deadline_ms / 1000
-        self.attempt_timeout_s = route.attempt_timeout_ms / 1000
         self.stream_idle_s = route.stream_idle_ms / 1000
         self.throttle_wait_s = route.throttle_wait_ms / 1000
 
@@ -311,9 +325,9 @@ class LiveView:
         if route is None:
             route = self._default_route(target)
         check_route(caller, route.name)
-        cap_default = self.snapshot.output_tokens_default
+        cap_default, timeout_s = self.snapshot.output_tokens_default, route.attempt_timeout_ms / 1000
         lanes = tuple(
-            Lane(candidate, self.channels[candidate.channel], target, model, cap_default)
+            Lane(candidate, self.channels[candidate.channel], target, model, cap_default, timeout_s)
             for candidate in route.candidates
             if self.channels[candidate.channel].takes(target)
         )
@@ -325,15 +339,10 @@ class LiveView:
                 f"No candidate of the route {route.name!r} takes this API: /v1/messages goes to channels of kind "
                 "anthropic, everything else to the others.",
             )
-        lanes = self._permitted(self._without_quarantined(lanes), caller, feature)
-        latches = self.latches
-        usable = tuple(
-            lane for lane in lanes if latches.covering(lane.channel.name, lane.channel.key_id, lane.model) is None
-        )
-        if usable:
-            return Way(route, usable)
-        first = lanes[0]
-        return Way(route, (), latches.covering(first.channel.name, first.channel.key_id, first.model))
+        lanes = self._permitted(self._with_a_share(self._without_quarantined(lanes)), caller, feature)
+        latches = [self.latches.covering(lane.channel.name, lane.channel.key_id, lane.model) for lane in lanes]
+        usable = tuple(lane for lane, latch in zip(lanes, latches, strict=True) if latch is None)
+        return Way(route, usable, next((latch for latch in latches if latch is not None), None))
 
     def _without_quarantined(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
         """Return the lanes without own models that a right was taken from. Raises ``Overloaded`` when there is no other."""
@@ -350,6 +359,21 @@ class LiveView:
                 f"{act}), and the route has no other candidate. `upeti models show` says why; add a candidate to the route.",
             )
         return left
+
+    def _with_a_share(self, lanes: tuple[Lane, ...]) -> tuple[Lane, ...]:
+        """Return the lanes without own models that are asked nothing now. Raises ``Overloaded`` when there is no other."""
+        left = []
+        for lane in lanes:
+            if lane.channel.provider.defers:
+                share = self.snapshot.shares.get(lane.channel.name, {}).get(lane.model)
+                if share is None or not share.share_ppm:
+                    continue
+                if share.share_ppm < MILLION:
+                    lane.share = share
+            left.append(lane)
+        if not left:
+            raise not_asked(lanes[0].served_by, None)
+        return tuple(left)
 
     def _permitted(self, lanes: tuple[Lane, ...], caller: Caller, feature: str) -> tuple[Lane, ...]:
         """Return the lanes that all data policies of this caller let through. Raises ``Forbidden`` when there is none."""

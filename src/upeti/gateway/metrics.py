@@ -54,6 +54,7 @@ HELP: Final = {
     "upeti_attempts_unpriced_total": ("counter", "Attempts that are owed, at a price that is not known."),
     "upeti_attempts_folded_total": ("counter", "Attempts whose tenant and model are counted as other."),
     "upeti_tokens_total": ("counter", "Tokens metered, by channel and meter."),
+    "upeti_deferrals_total": ("counter", "Calls that own models left to the next candidate, by channel and reason."),
     "upeti_refusals_total": ("counter", "Calls refused by the gateway, by code."),
     "upeti_attempt_seconds": ("histogram", "Time from dispatch to the end of the answer."),
     "upeti_first_byte_seconds": ("histogram", "Time from dispatch to the first byte of the answer."),
@@ -126,11 +127,15 @@ class WorkerMetrics:
         self.refusals: dict[str, int] = {}
         self.channels: dict[str, ChannelMetrics] = {}
         self.money: dict[tuple[str, str, str, str], MoneyMetrics] = {}  # by tenant, channel, model, currency
+        self.deferrals: dict[tuple[str, str], int] = {}  # by channel and reason
         self.folded = 0
         self.settled: list[tuple[AttemptOpened, AttemptSettled]] = []  # counted by ``fold`` later
 
     def refused(self, code: str) -> None:
         self.refusals[code] = self.refusals.get(code, 0) + 1
+
+    def deferred(self, channel: str, reason: str) -> None:
+        self.deferrals[channel, reason] = self.deferrals.get((channel, reason), 0) + 1
 
     def fold(self) -> None:
         """Count what was settled since the last time; called by the tick, so that no call pays for it."""
@@ -176,6 +181,8 @@ class WorkerMetrics:
             values[name] = values.get(name, 0) + count
         for code, count in self.refusals.items():
             values[f'upeti_refusals_total{{code="{code}"}}'] = count
+        for (channel, reason), count in self.deferrals.items():
+            values[f'upeti_deferrals_total{{channel="{channel}",reason="{reason}"}}'] = count
         for channel, metrics in self.channels.items():
             for outcome, count in metrics.outcomes.items():
                 values[f'upeti_attempts_total{{channel="{channel}",outcome="{outcome}"}}'] = count

@@ -228,7 +228,7 @@ class Prober:
         if target is None or not candidates or not channel.speaks(target):
             return None
         named: CandidateView = max(candidates, key=lambda one: one.model == model)
-        return Lane(named, channel, target, model, view.snapshot.output_tokens_default)
+        return Lane(named, channel, target, model, view.snapshot.output_tokens_default, _TIMEOUT_S)
 
     # -- the probe ----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upeti.core.amount import decimal_text
 from upeti.core.errors import BudgetExceeded, Forbidden, Overloaded, RateExceeded
 from upeti.money.budget_terms import RATE_UNITS, TOKENS
 from upeti.money.window import iso_time
+
+_ADD_ONE: Final = "add a candidate to the route that takes every call"
 
 if TYPE_CHECKING:
     from upeti.gateway.holds import Purse
@@ -52,6 +54,32 @@ def latched(latch: Latch) -> Overloaded:
         "channel_latched",
         f"Every candidate is out: {subject.words} is latched since {since}: {latch.why} (incident {latch.incident}). The "
         f"operator sees more with `upeti incidents show {latch.incident}`; {cure}.",
+    )
+
+
+def deferred(reason: str, latch: Latch | None) -> Overloaded:
+    """Return the refusal of a call that own models left to the next candidate, when there is none."""
+    return Overloaded(
+        "student_deferred",
+        f"The route's own model left this call to the next candidate ({reason}), and {_no_other(latch)}",
+    )
+
+
+def not_asked(model: str, latch: Latch | None) -> Overloaded:
+    """Return the refusal of a call that would go to an own model only, when that is not asked."""
+    return Overloaded(
+        "student_not_asked",
+        f"The own model {model} is not asked for this call: its stage gives it no share, or one that the call is not in; and "
+        f"{_no_other(latch)}",
+    )
+
+
+def _no_other(latch: Latch | None) -> str:
+    if latch is None:
+        return f"the route has no other that can take it: {_ADD_ONE}."
+    return (
+        f"{latch.subject.words} is latched since {iso_time(latch.since_ns, 'UTC')} (incident {latch.incident}): wait, or "
+        f"{_ADD_ONE}. The operator sees more with `upeti incidents show {latch.incident}`."
     )
 
 

@@ -68,6 +68,7 @@ class ChannelView(msgspec.Struct, frozen=True):
     region: str = ""  # where it computes and keeps; "": not known
     retention_days: int | None = None  # how long the provider keeps prompts and answers; None: not known
     signals_host: str = ""  # whose errors it gives, where that is not its own host's
+    answer_within_ms: int = 0  # an own model's time for an attempt; 0: the route's
 
 
 class CandidateView(msgspec.Struct, frozen=True):
@@ -92,6 +93,13 @@ class RouteView(msgspec.Struct, frozen=True):
     created_s: int = 0  # for /v1/models
     content_failover: bool = False  # whether what a content filter refused goes on to another candidate
     throttle_wait_ms: int = 500
+
+
+class ShareView(msgspec.Struct, frozen=True):
+    """How many of the calls an own model is asked."""
+
+    share_ppm: int  # of a million
+    sticky: bool = False  # drawn by end user, or by key where none is named: the same one stays on one side
 
 
 class CaptureView(msgspec.Struct, frozen=True):
@@ -123,6 +131,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     latches: tuple[Latch, ...] = ()
     policies: tuple[DataPolicy, ...] = ()
     faults: tuple[Fault, ...] = ()  # of drills under way
+    shares: dict[str, dict[str, ShareView]] = msgspec.field(default_factory=dict)  # channel that defers → own model
 
 
 _decoder = msgspec.msgpack.Decoder(Snapshot)

@@ -20,6 +20,7 @@ from upeti.outlook.drill import Line, percentile
 DRILLED: Final = "drill"  # how an attempt ended that met a fault
 LATCHED: Final = "channel_latched"  # what a call is told of which every candidate is out
 _ANSWERED: Final = "answered"
+_DEFERRED: Final = "deferred"  # an own model left the call to the next candidate: no answer yet
 # Without a refusal behind it, what was not sent was given up because nobody waited any more.
 _LEFT: Final = frozenset({"client_left", "not_sent"})
 _CLIENTS_OWN: Final = frozenset({400, 413, 415, 422})  # answers that any provider would give: the call was wrong
@@ -196,7 +197,7 @@ class LiveDrill:
 def _fate(last: AttemptSeen, refusal: RefusalSeen | None, told: str) -> tuple[Fate, str]:
     if refusal is not None:
         return Fate.LOST, refusal.code
-    if last.ended == _ANSWERED or last.status in _CLIENTS_OWN:
+    if last.ended == _ANSWERED or (last.status in _CLIENTS_OWN and last.ended != _DEFERRED):
         return Fate.SURVIVED, ""
     if last.ended in _LEFT:
         return Fate.LEFT, ""

@@ -52,6 +52,9 @@ class Provider(msgspec.Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()  # sent unless the client sent its own
     unknown_charges: tuple[UnknownCharge, ...] = _TIMED_OUT
     keepalive_idle_ms_max: int | None = None  # the provider closes an idle connection soon after this
+    # Own models with certificates: each is asked for its share of the calls and in a time of its own; it may leave a call to
+    # the next candidate, and none of its errors is a client's business.
+    defers: bool = False
 
     def host(self, name: str) -> Host:
         name = name.lower()
@@ -122,6 +125,14 @@ PROVIDERS: Final[dict[str, Provider]] = {
             wires=_OPENAI_WIRES,
             other_hosts=Host("local", _OLD_CAP),
             keepalive_idle_ms_max=4_000,  # llama.cpp says "Keep-Alive: timeout=5"
+        ),
+        Provider(
+            kind="student",
+            base_url="",
+            auth=Auth(""),
+            wires=frozenset({"chat_completions"}),
+            other_hosts=Host("local", _OLD_CAP),
+            defers=True,
         ),
     )
 }

@@ -28,7 +28,7 @@ from upeti.providers.dated_file import DatedRow, Text, read_bytes, rows_of
 from upeti.wire.error_body import Said
 
 _ECHOES: Final = frozenset({400, 404})
-Kind = Literal["openai_compatible", "azure", "anthropic", "embedded"]
+Kind = Literal["openai_compatible", "azure", "anthropic", "embedded", "student"]
 
 
 class Meaning(StrEnum):

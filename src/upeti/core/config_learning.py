@@ -1,0 +1,44 @@
+"""Settings of own models. A part of ``core.config``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+
+class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[learning]`: how [own models](own-models.md) answer calls (`pip install 'upeti[learning]'`). With a channel of kind
+    `student`, `upeti serve` starts the process that serves them.
+    """
+
+    enabled: Annotated[
+        bool, Meta(description="Whether own models are asked at all. `false` stops all of them at once.")
+    ] = True
+    answer_within_ms: Annotated[
+        int,
+        Meta(
+            ge=20,
+            le=60_000,
+            description="An own model that has not answered within this is passed over: the call goes to the next candidate. It "
+            "is looked at ten times a second.",
+        ),
+    ] = 500
+    batch_max: Annotated[int, Meta(ge=1, le=1024, description="Calls that are predicted together at most.")] = 64
+    batch_wait_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=100,
+            description="How long a call waits for others to be predicted with it. 0: not at all; while others are predicted it "
+            "waits anyway.",
+        ),
+    ] = 0
+    queue_max: Annotated[
+        int,
+        Meta(ge=1, le=100_000, description="Calls that may wait for a prediction. Others go to the next candidate."),
+    ] = 512
+    threads: Annotated[
+        int, Meta(ge=1, le=64, description="Threads that predict. The libraries themselves use one each.")
+    ] = 1
