@@ -48,7 +48,7 @@ def step(config: Path, name: str, *more: str) -> int:
 
 def test_the_life_of_an_experiment(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert create(config, "--holdout", "0.1", "--event-value", "0.02", "--currency", "idr") == 0
-    assert step(config, "start", "--by", "ana", "--why", "to know") == 0
+    assert step(config, "start", "--by", "head of content", "--why", "to know") == 0
     capsys.readouterr()
     assert run("feed", "experiment", "list", "--tenant", "acme", "--json", "--config", str(config)) == 0
     (found,) = json.loads(capsys.readouterr().out)
@@ -65,7 +65,11 @@ def test_the_life_of_an_experiment(config: Path, capsys: pytest.CaptureFixture[s
     assert "stopped" in shown
     assert "0.02 IDR" in shown
     kinds = [(one.kind, one.actor) for one in read_acts(config.parent / "data")]
-    assert kinds == [("experiment.drafted", "cli"), ("experiment.started", "ana"), ("experiment.stopped", "cli")]
+    assert kinds == [
+        ("experiment.drafted", "cli"),
+        ("experiment.started", "head of content"),
+        ("experiment.stopped", "cli"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +95,9 @@ def test_the_verdict_at_the_terminal_as_json_and_as_a_page(
     directory = config.parent / "data"
     experiment, store = World().run(directory)
     kept = Experiments(store.tenant_dir("acme"), directory, "acme")
-    kept.put(experiment, "ana", NOW_NS)
-    kept.start("worth", "ana", experiment.started_ns)
-    kept.stop("worth", "ana", experiment.stopped_ns)
+    kept.put(experiment, "head of content", NOW_NS)
+    kept.start("worth", "head of content", experiment.started_ns)
+    kept.stop("worth", "head of content", experiment.stopped_ns)
     asked = ("feed", "worth", "worth", "--tenant", "acme", "--config", str(config))
     assert run(*asked, "--json") == 0
     found = json.loads(capsys.readouterr().out)

@@ -78,8 +78,8 @@ def cases(process: UpetiProcess) -> list[dict[str, Any]]:
 
 def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: UpetiProcess) -> None:
     client, dice = Client(upeti.gateway), random.Random(5)
-    ana = {"by": "head of legal", "why": "as agreed"}
-    assert tell(upeti, "PUT", "purposes/acme", purpose="customer_support", **ana)[0] == 200
+    head = {"by": "head of legal", "why": "as agreed"}
+    assert tell(upeti, "PUT", "purposes/acme", purpose="customer_support", **head)[0] == 200
     # The watcher connects to workers within a second; what was sent before is not seen.
     until(
         lambda: client.call(CANARY, user="u1")[0] == 200 and metric(upeti, "upeti_exchanges_sent_total") > 0, seconds=20
@@ -90,6 +90,7 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
     for _ in range(2 * WINDOW):  # the last ones may be throttled already
         assert client.call(task(dice), max_tokens=8000, n=2)[0] in (200, 429)
     until(lambda: cases(upeti) and cases(upeti)[0]["state"] == "throttled", seconds=20, what="the throttle")
+    until(lambda: metric(upeti, 'upeti_conduct_cases{state="throttled"}') == 1, seconds=20, what="the metric")
     (case,) = cases(upeti)
     assert (case["id"], case["tenants"]) == ("C-000001", ["acme"])
     assert sorted(case["families"]) == ["drift", "purpose", "signs"]
@@ -115,12 +116,12 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
     own = {hashlib.sha256(call_id.encode()).hexdigest()[:16] for call_id in client.call_ids}
     assert all(set(one["call_digests"]) <= own and one["call_digests"] for one in evidence)
 
-    appealed = json.loads(tell(upeti, "POST", "cases/C-000001/steps", event="appeal", **ana)[1])
+    appealed = json.loads(tell(upeti, "POST", "cases/C-000001/steps", event="appeal", **head)[1])
     assert (appealed["state"], bool(appealed["until"])) == ("appealed", True)
-    status, refused = tell(upeti, "POST", "cases/C-000001/steps", event="uphold", **ana)
+    status, refused = tell(upeti, "POST", "cases/C-000001/steps", event="uphold", **head)
     assert (status, b"another person than head of legal" in refused) == (422, True)
-    budi = {"by": "deputy head of legal", "why": "they showed the evaluation"}
-    assert tell(upeti, "POST", "cases/C-000001/steps", event="close", **budi)[0] == 200
+    deputy = {"by": "deputy head of legal", "why": "they showed the evaluation"}
+    assert tell(upeti, "POST", "cases/C-000001/steps", event="close", **deputy)[0] == 200
     until(lambda: client.call("hello", user="u1")[0] == 200, seconds=10, what="service")
     kinds = [one.kind for one in read_acts(upeti.data_dir) if one.subject == "C-000001"]
     assert kinds[-3:] == ["conduct.suspend", "conduct.appeal", "conduct.close"]
@@ -129,24 +130,24 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
 
 
 def test_the_api_says_what_is_wrong(upeti: UpetiProcess) -> None:
-    ana = {"by": "head of legal", "why": "a letter"}
+    head = {"by": "head of legal", "why": "a letter"}
     assert tell(upeti, "GET", "cases/C-9")[0] == 404
-    assert tell(upeti, "POST", "cases/C-9/steps", event="warn", **ana)[0] == 404
-    status, opened = tell(upeti, "POST", "cases", tenant="gamma", what="their provider wrote to us", **ana)
+    assert tell(upeti, "POST", "cases/C-9/steps", event="warn", **head)[0] == 404
+    status, opened = tell(upeti, "POST", "cases", tenant="gamma", what="their provider wrote to us", **head)
     assert status == 201
     case = json.loads(opened)
     assert (case["kind"], case["state"], case["tenants"]) == ("report", "open", ["gamma"])
     steps = f"cases/{case['id']}/steps"
     for wanted, what in (
-        ({"event": "appeal", **ana}, b"takes no appeal"),
+        ({"event": "appeal", **head}, b"takes no appeal"),
         ({"event": "suspend", "by": "rule:x", "why": "w"}, b"no name of a person"),
-        ({"event": "lapse", **ana}, b"event"),
+        ({"event": "lapse", **head}, b"event"),
         ({"event": "warn", "by": "head of legal"}, b"why"),
     ):
         status, refused = tell(upeti, "POST", steps, **wanted)
         assert (status, what in refused) == (422, True), refused
-    assert tell(upeti, "PUT", "purposes/gamma", purpose="mischief", **ana)[0] == 422
-    assert tell(upeti, "POST", steps, event="close", **ana)[0] == 200
+    assert tell(upeti, "PUT", "purposes/gamma", purpose="mischief", **head)[0] == 422
+    assert tell(upeti, "POST", steps, event="close", **head)[0] == 200
 
 
 def tell(process: UpetiProcess, method: str, path: str, **wanted: Any) -> tuple[int, bytes]:

@@ -233,6 +233,13 @@ def all_cases(store: Store, *, live: bool = False) -> list[Case]:
         return [_case(row) for row in connection.execute(query).mappings()]
 
 
+def live_states(store: Store) -> dict[str, int]:
+    """Return how many cases are in each state but closed."""
+    query = select(cases.c.state, func.count()).where(cases.c.state != State.CLOSED).group_by(cases.c.state)
+    with store.engine.connect() as connection:
+        return {state: int(count) for state, count in connection.execute(query)}
+
+
 def events_of(store: Store, case_id: str) -> list[CaseEvent]:
     """Return what happened in a case, oldest first. Raises ``CaseError`` when there is no such case."""
     with store.engine.connect() as connection:

@@ -29,6 +29,7 @@ from upeti import __version__
 from upeti.control import child, config_file
 from upeti.control.alerts import Watch
 from upeti.control.case_clock import CaseClock
+from upeti.control.cases import live_states
 from upeti.control.compile import Placement
 from upeti.control.database import URL_VARIABLE, url_of
 from upeti.control.desk import Desk, Line
@@ -38,7 +39,7 @@ from upeti.control.kept_child import KeptChild
 from upeti.control.latch_watch import LatchWatch
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
-from upeti.control.metrics import Metrics, budget_samples
+from upeti.control.metrics import Metrics, budget_samples, case_samples
 from upeti.control.nodes import BEAT_S, Nodes
 from upeti.control.peers import PeerLine
 from upeti.control.places import Places, TakenError
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 _WATCH_S: Final = 0.5  # a new key works, and a changed file is seen, within this and the time to compile
-_BUDGETS_S: Final = 5.0  # how old what metrics say of budgets may be
+_SEEN_S: Final = 5.0  # how old what metrics say of budgets and cases may be
 _REAP_S: Final = 0.5
 _REAP_FIRST_S: Final = 5.0
 _REAP_SOON_S: Final = 0.05  # after a link broke: a killed process is gone at once
@@ -99,7 +100,7 @@ class Keeper:
         self.budgets = Watch(self.store, self.ledger, self.log, lambda: self.snapshots.config.alerts)
         self.metrics = Metrics()
         self.metrics.own = self._samples
-        self._budgets: dict[str, float] = {}
+        self._seen: dict[str, float] = {}
         self.links = Links(self.metrics, self.log, lambda: self.snapshots.version)
         self.peers = PeerLine(self.store.url, self.node.name, self.log) if self.store.url else None
         self.desk = Desk(self.ledger, self._line(), self._ledger_failed)
@@ -157,7 +158,7 @@ class Keeper:
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
         conduct = lambda: self.snapshots.config.conduct  # noqa: E731 - it changes with the configuration
         self._start(CaseClock(self.store, self.places.data_dir, conduct, self.refresh, self.log).run())
-        self._start(self._look_at_budgets())
+        self._start(self._look_at_state())
         if self.peers is not None:
             self._start(self._beat())
             self._start(self.peers.run())
@@ -410,22 +411,23 @@ class Keeper:
             "upeti_keeper_lease_asks_total": self.desk.asks,
             "upeti_keeper_lease_refusals_total": self.desk.refusals,
             "upeti_keeper_recovered_attempts_total": self.recovery.recovered,
-            **self._budgets,
+            **self._seen,
         }
 
-    async def _look_at_budgets(self) -> None:
+    async def _look_at_state(self) -> None:
         """A scrape does not wait for the database."""
         known = True
         while True:
             try:
                 rows = await asyncio.to_thread(self.ledger.budgets)
-                self._budgets = budget_samples(rows, time.time_ns())
+                states = await asyncio.to_thread(live_states, self.store)
+                self._seen = {**budget_samples(rows, time.time_ns()), **case_samples(states)}
                 known = True
             except Exception as error:  # a full disk, a database that is away: it may pass
                 if known:
-                    self.log.warning("budgets_unknown", f"{type(error).__name__}: {error}; metrics show older figures")
+                    self.log.warning("state_unknown", f"{type(error).__name__}: {error}; metrics show older figures")
                 known = False
-            await asyncio.sleep(_BUDGETS_S)
+            await asyncio.sleep(_SEEN_S)
 
     def _ledger_failed(self, error: Exception) -> None:
         self.log.error("ledger_failed", f"leases cannot be written: {type(error).__name__}: {error}")

@@ -3,19 +3,20 @@
 A worker reports totals since its start; the sum over workers, dead ones included, never falls while the
 keeper lives. A gauge is what the living say now. Workers bound the names that are without end (tenants, models); as workers
 come and go these would add up, so here too only the first ``SERIES_MAX`` of a family are kept apart, and what comes
-later is ``other``. Of budgets the fullest are told. The text is Prometheus' exposition format.
+later is ``other``. Of budgets the fullest are told, of cases how many. The text is Prometheus' exposition format.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from upeti.control.ledger import BudgetRow
 from upeti.core.amount import PICO_PER_UNIT
 from upeti.gateway.metrics import HELP, OTHER, label
 from upeti.money.budget_terms import RATE_UNITS, name_of
+from upeti.rights.conduct.case import State
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -28,7 +29,8 @@ _KEEPER_HELP: Final = {
     "upeti_keeper_recovered_attempts_total": ("counter", "Attempts of dead workers posted at their bound."),
     "upeti_keeper_series_folded": ("gauge", "Series of workers whose tenant and model are told as other."),
 }
-_BUDGET_HELP: Final = {
+_STATE_HELP: Final = {
+    "upeti_conduct_cases": ("gauge", "Cases of conduct that are not closed, by state."),
     "upeti_budget_limit": ("gauge", "Limit of a budget in its present window, in its unit. A float: for graphs."),
     "upeti_budget_spent": ("gauge", "Spent of it, as workers last said."),
     "upeti_budget_leased": ("gauge", "Leased to workers of it: they may spend it without asking."),
@@ -128,7 +130,7 @@ def _kind(family: str) -> str:
 
 
 def _help(family: str) -> tuple[str, str]:
-    return HELP.get(family) or _KEEPER_HELP.get(family) or _BUDGET_HELP.get(family) or ("", "")
+    return HELP.get(family) or _KEEPER_HELP.get(family) or _STATE_HELP.get(family) or ("", "")
 
 
 def budget_samples(rows: Iterable[BudgetRow], now_ns: int) -> dict[str, float]:
@@ -146,3 +148,10 @@ def budget_samples(rows: Iterable[BudgetRow], now_ns: int) -> dict[str, float]:
     if present:
         values["upeti_budgets_left_out"] = max(0, len(present) - BUDGETS_MAX)
     return values
+
+
+def case_samples(states: Mapping[str, int]) -> dict[str, float]:
+    """Return how many cases are in each state but closed; those without one too, so that a first case is a change."""
+    return {
+        f'upeti_conduct_cases{{state="{state}"}}': states.get(state, 0) for state in State if state is not State.CLOSED
+    }
