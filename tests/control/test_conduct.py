@@ -103,7 +103,9 @@ def test_a_harvesting_tenant_is_found_suspended_heard_and_served_again(upeti: Up
         lambda: throttle in [(one["name"], one["source"], one["limit"]) for one in upeti.ask("/v1/budgets")], seconds=20
     )
     events = [event["event"] for event in upeti.ask("/v1/conduct/cases/C-000001")["events"]]
-    assert [event for event in events if event != "evidence"] == ["open", "warn", "throttle"]
+    steps = [event for event in events if event != "evidence"]
+    assert steps[:3] == ["open", "warn", "throttle"]
+    assert set(steps[3:]) <= {"throttle"}  # again, by what was sent meanwhile
 
     suspend = ("--by", "head of legal", "--why", "it asks for training data")
     suspended = upeti.command("conduct", "suspend", "C-000001", *suspend, "--json")
