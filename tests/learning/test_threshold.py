@@ -17,9 +17,10 @@ from upeti.learning.threshold import (
     ClassLimit,
     Kind,
     Outcome,
+    Path,
     Target,
     TargetError,
-    answer_grid,
+    answer_path,
     certify,
     class_limits,
     serves,
@@ -28,21 +29,21 @@ from upeti.learning.threshold import (
 SYSTEM = Target(Kind.SYSTEM, 0.1)
 ANSWER = Target(Kind.ANSWER, 0.15)
 CLASSES = Target(Kind.CLASS, 0.1, (ClassLimit(LABELS[0], 0.1), ClassLimit(LABELS[1], 0.2)))
-GRID = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.0)
+GRID = Path((0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.0), (0, 4))
 DELTA = 0.1
 
 targets = st.sampled_from([SYSTEM, ANSWER, CLASSES])
 
 
 def outcome_of(rows: list[Row], target: Target) -> Outcome:
-    return certify(rows, target, DELTA, GRID if target.kind is Kind.ANSWER else ())
+    return certify(rows, target, DELTA, GRID if target.kind is Kind.ANSWER else None)
 
 
 def looseness(outcome: Outcome) -> float:
     return -math.inf if outcome.threshold is None else -outcome.threshold
 
 
-def passes(rows: list[Row], target: Target, threshold: float) -> bool:
+def passes(rows: list[Row], target: Target, threshold: float, level: float = DELTA) -> bool:
     """The test of one threshold, written down plainly."""
     served = [row for row in rows if serves(row, target, threshold)]
     wrong = [row for row in served if not row.agrees]
@@ -57,18 +58,26 @@ def passes(rows: list[Row], target: Target, threshold: float) -> bool:
         ]
         named = [one.label for one in target.classes]
         tests.append((sum(row.teacher not in named for row in served), len(rows), target.alpha))
-    return all(p_value(errors, n, alpha) <= DELTA for errors, n, alpha in tests)
+    return all(p_value(errors, n, alpha) <= level for errors, n, alpha in tests)
 
 
 @settings(deadline=None)
 @given(samples(), targets)
 def test_the_threshold_is_that_of_a_plain_search(rows: list[Row], target: Target) -> None:
-    tried = GRID if target.kind is Kind.ANSWER else sorted({0.0, *(row.confidence for row in rows)}, reverse=True)
     found = None
-    for threshold in tried:
-        if not passes(rows, target, threshold):
-            break
-        found = threshold
+    if target.kind is Kind.ANSWER:
+        level = 0.0
+        for place, threshold in enumerate(GRID.thresholds):
+            level += DELTA / 2 if place in GRID.entries else 0.0
+            if level and passes(rows, target, threshold, level):
+                found = threshold
+            else:
+                level = 0.0
+    else:
+        for threshold in sorted({0.0, *(row.confidence for row in rows)}, reverse=True):
+            if not passes(rows, target, threshold):
+                break
+            found = threshold
     outcome = outcome_of(rows, target)
     if outcome.threshold != found:  # a confidence of an answer that is never served is no threshold of its own
         assert found is not None
@@ -109,7 +118,7 @@ def test_the_order_of_rows_does_not_matter(rows: list[Row], target: Target, rand
 @given(samples(), targets)
 def test_less_risk_or_less_doubt_allowed_never_loosens(rows: list[Row], target: Target) -> None:
     loose = outcome_of(rows, target)
-    grid = GRID if target.kind is Kind.ANSWER else ()
+    grid = GRID if target.kind is Kind.ANSWER else None
     assert looseness(certify(rows, target, DELTA / 3, grid)) <= looseness(loose)
     if target.kind is not Kind.CLASS:
         strict = msgspec.structs.replace(target, alpha=target.alpha / 2)
@@ -120,13 +129,13 @@ def test_less_risk_or_less_doubt_allowed_never_loosens(rows: list[Row], target: 
 def test_promises_are_kept_as_often_as_they_say(target: Target) -> None:
     world = population(7, 4000)
     truth = Truth(world, target)
-    grid = answer_grid([row.confidence for row in population(8, 500)], 300, target.alpha, DELTA)
+    path = answer_path([row.confidence for row in population(8, 500)], 300, target.alpha, DELTA)
     rng = np.random.default_rng(1)
     broken, certified = 0, 0
     known: dict[float | None, bool] = {}
     for _ in range(250):
         rows = [world[i] for i in rng.integers(0, len(world), 300)]
-        threshold = certify(rows, target, DELTA, grid if target.kind is Kind.ANSWER else ()).threshold
+        threshold = certify(rows, target, DELTA, path if target.kind is Kind.ANSWER else None).threshold
         if threshold not in known:
             known[threshold] = truth.kept(threshold)
         broken += not known[threshold]
@@ -183,17 +192,19 @@ def test_a_student_that_is_wrong_where_it_is_surest_is_not_helped_by_calls() -> 
 
 def test_targets_that_cannot_be_certified_say_what_to_do() -> None:
     rows = population(1, 100)
-    for target, grid, words in (
-        (Target(Kind.CLASS, 0.1), (), "name the classes"),
-        (msgspec.structs.replace(SYSTEM, classes=CLASSES.classes), (), "for no other"),
-        (msgspec.structs.replace(CLASSES, classes=CLASSES.classes * 2), (), "named twice"),
-        (ANSWER, (), "answer_grid"),
+    for target, path, words in (
+        (Target(Kind.CLASS, 0.1), None, "name the classes"),
+        (msgspec.structs.replace(SYSTEM, classes=CLASSES.classes), None, "for no other"),
+        (msgspec.structs.replace(CLASSES, classes=CLASSES.classes * 2), None, "named twice"),
+        (ANSWER, None, "answer_path"),
         (SYSTEM, GRID, "for no other"),
-        (ANSWER, GRID[::-1], "strictest"),
-        (Target(Kind.SYSTEM, 1.5), (), "between 0 and 1"),
+        (ANSWER, Path(GRID.thresholds[::-1]), "strictest"),
+        (ANSWER, Path(GRID.thresholds, (9,)), "entries"),
+        (ANSWER, Path(GRID.thresholds, ()), "entries"),
+        (Target(Kind.SYSTEM, 1.5), None, "between 0 and 1"),
     ):
         with pytest.raises(TargetError, match=words):
-            certify(rows, target, DELTA, grid)
+            certify(rows, target, DELTA, path)
 
 
 def test_classes_are_chosen_on_other_rows() -> None:
@@ -204,9 +215,24 @@ def test_classes_are_chosen_on_other_rows() -> None:
     assert LABELS[2] not in {limit.label for limit in limits}
 
 
-def test_the_grid_begins_where_a_few_errors_are_survived() -> None:
+def test_the_path_begins_where_a_few_errors_are_survived_and_is_entered_twice() -> None:
     known = np.random.default_rng(1).random(5000)
-    grid = answer_grid(known, 1000, 0.1, 0.05)
-    assert grid[-1] == 0.0
-    assert np.mean(known >= grid[0]) == pytest.approx(rows_to_start(0.1, 0.05) / 1000, abs=0.001)
-    assert answer_grid(known, 10, 0.1, 0.05) == ()
+    path = answer_path(known, 400, 0.1, 0.05)
+    assert path is not None
+    assert path.thresholds[-1] == 0.0
+    reached = [float(np.mean(known >= path.thresholds[place])) for place in path.entries]
+    assert reached == pytest.approx([rows_to_start(0.1, 0.05) / 400, 0.3], abs=0.001)
+    assert answer_path(known, 10, 0.1, 0.05) is None
+
+
+def test_a_bad_patch_among_the_surest_does_not_end_it() -> None:
+    rows = population(3, 1000, wrong=0.05)
+    surest = sorted(rows, key=lambda row: -row.confidence)[:60]
+    rows = [
+        msgspec.structs.replace(row, student=LABELS[2], teacher=LABELS[0]) if row in surest[::3] else row
+        for row in rows
+    ]
+    outcome = certify(rows, ANSWER, DELTA, GRID)
+    assert outcome.steps[0].p_value > outcome.steps[0].level
+    assert outcome.threshold is not None
+    assert certify(rows, ANSWER, DELTA, Path(GRID.thresholds)).threshold is None

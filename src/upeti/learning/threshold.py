@@ -1,8 +1,9 @@
 """From which confidence on a student may answer: Learn-then-Test over thresholds, with exact binomial tests.
 
-Rules: a threshold is accepted when the p-value of *every* limit of the target is at most delta, and every stricter one was
-accepted before; the loosest accepted one is taken. Several limits share one threshold, so they cost no part of delta: a
-wrong threshold breaks some fixed limit, and that limit's own test lets it pass with probability at most delta. Pure.
+Rules: thresholds are tested from the strictest on; one is accepted when the p-value of *every* limit of the target is at most
+delta, and the one before was accepted; the loosest accepted one is taken. Several limits share one threshold, so they cost
+no part of delta: a wrong threshold breaks some fixed limit, and that limit's own test lets it pass with probability at most
+delta. Pure.
 
 Which thresholds may be tried:
 
@@ -11,12 +12,15 @@ Which thresholds may be tried:
   tried, those of the calibration rows themselves too: whichever wrong one is taken, the test then also let pass the strictest
   wrong one, which is a fixed point.
 - A limit of kind *answer* is a share of the served answers; it may rise and fall. Its thresholds must be fixed without the
-  calibration rows: quantiles of confidences of other rows (``answer_grid``). Quantiles of the calibration rows' own confidences
+  calibration rows: quantiles of confidences of other rows (``answer_path``). Their sequence is entered at several points, each
+  with its part of delta, which goes on to the next threshold while tests succeed (the fallback procedure): a bad patch among
+  the surest answers then does not end it. Quantiles of the calibration rows' own confidences
   would not do, even without labels: given who is over the threshold, errors are no longer draws of one binomial.
 
 Sources: Angelopoulos, Bates, Candès, Jordan and Lei, "Learn then Test" (2021); Bates et al., "Distribution-free,
 risk-controlling prediction sets" (2021) for risks that only grow; Berger, "Multiparameter hypothesis testing and acceptance
-sampling" (1982) for several limits at once.
+sampling" (1982) for several limits at once; Wiens and Dmitrienko, "The fallback procedure for evaluating a single family of
+hypotheses" (2005).
 """
 
 from __future__ import annotations
@@ -49,7 +53,8 @@ from upeti.learning.calibration import Row
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-GRID_POINTS: Final = 50  # measured: fewer lose coverage, more gain nothing (docs/guarantee.md)
+_POINTS: Final = 50  # measured: fewer lose coverage, more gain nothing (docs/guarantee.md)
+_ENTRIES: Final = (0.1, 0.3)  # shares of calls; measured too
 
 Rate = Annotated[float, Meta(gt=0, lt=1)]
 
@@ -84,6 +89,13 @@ class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: tuple[ClassLimit, ...] = ()
 
 
+class Path(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Thresholds to try, the strictest first, and where delta comes in: an equal part at each of ``entries`` (places in it)."""
+
+    thresholds: tuple[float, ...]
+    entries: tuple[int, ...] = (0,)
+
+
 class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A limit at one threshold: errors among n rows."""
 
@@ -99,6 +111,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     served: int
     counted: tuple[Counted, ...]
     p_value: float  # the largest over the limits
+    level: float  # the part of delta that it was tested with
 
 
 class Outcome(NamedTuple):
@@ -121,41 +134,37 @@ class _Limit(NamedTuple):
     only_served: bool
 
 
-def certify(rows: Sequence[Row], target: Target, delta: float, grid: Sequence[float] = ()) -> Outcome:
+def certify(rows: Sequence[Row], target: Target, delta: float, path: Path | None = None) -> Outcome:
     """Return the loosest threshold that keeps ``target`` with probability at least 1 − ``delta``.
 
-    ``rows`` are independent draws of the task's calls. ``grid`` are the thresholds to try, fixed without ``rows``: needed for
-    kind *answer* (see ``answer_grid``), empty for the others. Raises ``TargetError``.
+    ``rows`` are independent draws of the task's calls. ``path`` are the thresholds to try, fixed without ``rows``: needed for
+    kind *answer* (see ``answer_path``), for no other. Raises ``TargetError``.
     """
-    check(target, delta, grid)
+    check(target, delta, path)
     confidence = np.array([row.confidence for row in rows], dtype=np.float64)
     eligible = _eligible(rows, target)
     limits = _limits(rows, target)
     if not rows:
-        return _nothing(
-            rows, limits, delta, (), rows_to_start(target.alpha, delta), "there are no calibration rows yet"
-        )
+        return _nothing(rows, (), rows_to_start(target.alpha, delta), "there are no calibration rows yet")
     lacking = _lacking(rows, limits, delta)
     if lacking is not None:
         return lacking
-    if grid:
-        thresholds: Floats = np.asarray(grid, dtype=np.float64)
-    else:
-        # 0 at the end: every answer in scope. It serves the same rows as the least confidence does.
-        thresholds = np.unique(np.r_[0.0, confidence[eligible]])[::-1]
+    # 0 at the end: every answer in scope. It serves the same rows as the least confidence does.
+    thresholds = np.array(path.thresholds) if path else np.unique(np.r_[0.0, confidence[eligible]])[::-1]
     table = _Table(confidence, eligible, limits, thresholds)
-    passed = table.p_values <= delta
-    accepted = len(passed) if passed.all() else int(np.argmin(passed))
-    if grid:
-        steps = tuple(table.step(index) for index in range(min(accepted + 1, len(thresholds))))
-    else:
-        steps = tuple(table.step(index) for index in (accepted - 1, accepted) if 0 <= index < len(thresholds))
-    if not accepted:
-        return _hopeless_or_few(rows, limits, delta, steps)
-    served = int(table.served[accepted - 1])
-    return Outcome(
-        float(thresholds[accepted - 1]), any_share_interval(served, len(rows)), _agreement(rows), len(rows), steps
-    )
+    levels = _levels(table.p_values, delta, path.entries if path else (0,))
+    accepted = np.flatnonzero(table.p_values <= levels)
+    if path:
+        tested = np.flatnonzero(levels > 0)
+    else:  # where it turns says all: risk and errors only grow
+        turn = len(accepted)
+        tested = np.arange(max(turn - 1, 0), min(turn + 1, len(thresholds)))
+    steps = tuple(table.step(int(index), float(levels[index])) for index in tested)
+    if not len(accepted):
+        return _hopeless_or_few(rows, limits, steps)
+    served = int(table.served[accepted[-1]])
+    threshold = float(thresholds[accepted[-1]])
+    return Outcome(threshold, any_share_interval(served, len(rows)), _agreement(rows), len(rows), steps)
 
 
 def serves(row: Row, target: Target, threshold: float) -> bool:
@@ -163,21 +172,25 @@ def serves(row: Row, target: Target, threshold: float) -> bool:
     return row.confidence >= threshold and bool(_eligible([row], target)[0])
 
 
-def answer_grid(
-    confidences: ArrayLike, rows: int, alpha: float, delta: float, points: int = GRID_POINTS
-) -> tuple[float, ...]:
-    """Return thresholds for kind *answer*, the strictest first: quantiles of confidences of calls that are no calibration rows.
+def answer_path(confidences: ArrayLike, rows: int, alpha: float, delta: float) -> Path | None:
+    """Return thresholds for kind *answer*: quantiles of confidences of calls that are no calibration rows, down to 0.
 
-    The first is where ``rows`` calibration rows will have just enough served answers to survive a few errors; the last is 0.
-    Empty when ``rows`` are too few. Calls that the student held for out of scope count as confidence 0.
+    The first is where ``rows`` calibration rows will have enough served answers to survive a few errors; None when they are
+    too few for that. Calls that the student held for out of scope count as confidence 0.
     """
     known = np.asarray(confidences, dtype=np.float64)
     first = rows_to_start(alpha, delta) / max(rows, 1)
     if first > 1 or not known.size:
-        return ()
-    shares = np.geomspace(first, 1.0, points)
-    found = np.quantile(known, 1 - shares, method="lower")
-    return tuple(float(value) for value in np.unique(np.r_[0.0, found])[::-1])
+        return None
+    entries = sorted({max(first, share) for share in _ENTRIES})
+    shares = np.unique(np.r_[np.geomspace(entries[0], 1.0, _POINTS), entries])
+
+    def at(shares: ArrayLike) -> Floats:
+        return np.asarray(np.quantile(known, 1 - np.asarray(shares), method="lower"), dtype=np.float64)
+
+    thresholds = np.unique(np.r_[0.0, at(shares)])[::-1]
+    places = np.searchsorted(-thresholds, -at(entries))
+    return Path(tuple(map(float, thresholds)), tuple(sorted({int(place) for place in places})))
 
 
 def class_limits(
@@ -197,7 +210,7 @@ def class_limits(
     return tuple(chosen)
 
 
-def check(target: Target, delta: float, grid: Sequence[float] = ()) -> None:
+def check(target: Target, delta: float, path: Path | None = None) -> None:
     """Raise ``TargetError`` for a target that cannot be certified as it is given."""
     if not 0 < target.alpha < 1 or not 0 < delta < 1:
         raise TargetError("alpha and delta are shares between 0 and 1, such as 0.05")
@@ -208,10 +221,25 @@ def check(target: Target, delta: float, grid: Sequence[float] = ()) -> None:
     labels = [limit.label for limit in target.classes]
     if len(set(labels)) < len(labels):
         raise TargetError("a class is named twice; give each one limit")
-    if (target.kind is Kind.ANSWER) != bool(grid):
-        raise TargetError("give thresholds for a target of kind answer, and for no other; answer_grid() makes them")
-    if any(not later < earlier for earlier, later in pairwise(grid)):
+    if (target.kind is Kind.ANSWER) != (path is not None):
+        raise TargetError("give thresholds for a target of kind answer, and for no other; answer_path() makes them")
+    if path is None:
+        return
+    if not path.thresholds or any(not later < earlier for earlier, later in pairwise(path.thresholds)):
         raise TargetError("thresholds go from the strictest, the highest, to the loosest")
+    places = range(len(path.thresholds))
+    if not path.entries or len(set(path.entries)) < len(path.entries) or any(one not in places for one in path.entries):
+        raise TargetError("entries are places in the sequence of thresholds, each named once; 0 is the strictest")
+
+
+def _levels(p_values: Floats, delta: float, entries: Sequence[int]) -> Floats:
+    """Return what each threshold is tested with: its own part of delta, and what the one before had if it was accepted."""
+    levels = np.zeros(len(p_values))
+    levels[list(entries)] = delta / len(entries)
+    for place in range(1, len(levels)):
+        if levels[place - 1] and p_values[place - 1] <= levels[place - 1]:
+            levels[place] += levels[place - 1]
+    return np.minimum(levels, delta)
 
 
 def _eligible(rows: Sequence[Row], target: Target) -> Bools:
@@ -261,12 +289,12 @@ class _Table:
         each = [p_value(self.errors[i], self.n[i], limit.alpha) for i, limit in enumerate(limits)]
         self.p_values = np.max(each, axis=0)
 
-    def step(self, index: int) -> Step:
+    def step(self, index: int, level: float) -> Step:
         counted = tuple(
             Counted(limit.name, int(self.errors[i, index]), int(self.n[i, index]))
             for i, limit in enumerate(self.limits)
         )
-        return Step(float(self.thresholds[index]), int(self.served[index]), counted, float(self.p_values[index]))
+        return Step(float(self.thresholds[index]), int(self.served[index]), counted, float(self.p_values[index]), level)
 
 
 def _lacking(rows: Sequence[Row], limits: list[_Limit], delta: float) -> Outcome | None:
@@ -281,31 +309,29 @@ def _lacking(rows: Sequence[Row], limits: list[_Limit], delta: float) -> Outcome
         reason = f"{limit.name}: {have} rows, and at least {wanted} are needed to show {limit.alpha:.2%}"
         if worst is None or more > worst[0]:
             worst = (more, reason)
-    return None if worst is None else _nothing(rows, limits, delta, (), *worst)
+    return None if worst is None else _nothing(rows, (), *worst)
 
 
-def _hopeless_or_few(rows: Sequence[Row], limits: list[_Limit], delta: float, steps: tuple[Step, ...]) -> Outcome:
-    step = steps[0]
+def _hopeless_or_few(rows: Sequence[Row], limits: list[_Limit], steps: tuple[Step, ...]) -> Outcome:
+    step = min(steps, key=lambda step: step.p_value)
     needs = 0
     for limit, counted in zip(limits, step.counted, strict=True):
-        if p_value(counted.errors, counted.n, limit.alpha) <= delta:
+        if p_value(counted.errors, counted.n, limit.alpha) <= step.level:
             continue
         share = counted.errors / counted.n if counted.n else 0.0
-        wanted = rows_needed(limit.alpha, delta, share)
+        wanted = rows_needed(limit.alpha, step.level, share)
         if wanted is None:
             reason = (
-                f"{limit.name}: {share:.2%} go wrong even where the student is surest, and {limit.alpha:.2%} are allowed; "
+                f"{limit.name}: {share:.2%} go wrong even at the best threshold, and {limit.alpha:.2%} are allowed; "
                 "more calls do not help: train a better student, or allow more"
             )
-            return _nothing(rows, limits, delta, steps, None, reason)
+            return _nothing(rows, steps, None, reason)
         needs = max(needs, math.ceil((wanted - counted.n) * len(rows) / max(counted.n, 1)))
-    reason = f"the student may be good enough where it is surest, but {len(rows)} rows do not show it"
-    return _nothing(rows, limits, delta, steps, max(needs, 1), reason)
+    reason = f"the student may be good enough, but {len(rows)} rows do not show it"
+    return _nothing(rows, steps, max(needs, 1), reason)
 
 
-def _nothing(
-    rows: Sequence[Row], limits: list[_Limit], delta: float, steps: tuple[Step, ...], needs: int | None, reason: str
-) -> Outcome:
+def _nothing(rows: Sequence[Row], steps: tuple[Step, ...], needs: int | None, reason: str) -> Outcome:
     return Outcome(None, Interval(0.0, 0.0, 0.0), _agreement(rows), len(rows), steps, needs, reason)
 
 
