@@ -13,18 +13,8 @@ from hypothesis import strategies as st
 from support.certify_side import LABELS, Truth, population, samples
 from upeti.learning.bounds import p_value, rows_to_start
 from upeti.learning.calibration import Row
-from upeti.learning.threshold import (
-    ClassLimit,
-    Kind,
-    Outcome,
-    Path,
-    Target,
-    TargetError,
-    answer_path,
-    certify,
-    class_limits,
-    serves,
-)
+from upeti.learning.target import ClassLimit, Kind, Target, TargetError
+from upeti.learning.threshold import Outcome, Path, answer_path, certify, class_limits, serves
 
 SYSTEM = Target(Kind.SYSTEM, 0.1)
 ANSWER = Target(Kind.ANSWER, 0.15)

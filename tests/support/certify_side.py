@@ -8,7 +8,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from upeti.learning.calibration import Row
-from upeti.learning.threshold import Target, serves
+from upeti.learning.target import Target
+from upeti.learning.threshold import serves
 
 LABELS = (("yes",), ("no",), ("maybe",))
 confidences = st.one_of(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0, 1))

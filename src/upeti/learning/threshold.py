@@ -28,16 +28,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
-from upeti.core.errors import UpetiError
 from upeti.learning.answers import Values
 from upeti.learning.bounds import (
     Interval,
@@ -49,44 +46,13 @@ from upeti.learning.bounds import (
     rows_to_start,
 )
 from upeti.learning.calibration import Row
+from upeti.learning.target import ClassLimit, Kind, Target, TargetError, limits_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _POINTS: Final = 50  # measured: fewer lose coverage, more gain nothing (docs/guarantee.md)
 _ENTRIES: Final = (0.1, 0.3)  # shares of calls; measured too
-
-Rate = Annotated[float, Meta(gt=0, lt=1)]
-
-
-class TargetError(UpetiError):
-    """A target cannot be certified as it is given. The message says how it can."""
-
-
-class Kind(StrEnum):
-    """What is promised of a student's wrong answers; wrong is: other than the teacher's."""
-
-    SYSTEM = "system"  # of all calls of the task, at most alpha are answered by the student, and wrong
-    ANSWER = "answer"  # of the calls that the student answers, at most alpha are wrong
-    CLASS = "class"  # of the calls with the teacher's answer k, at most alpha_k are answered by the student, and wrong
-
-
-class ClassLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The most that may go wrong of the calls that the teacher answers with ``label``."""
-
-    label: Values
-    alpha: Rate
-
-
-class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A promise. With kind *class*: of every class named, and ``alpha`` of all calls for the classes that are not named.
-
-    The student never answers with a class that is not named. The names are fixed without the calibration rows.
-    """
-
-    kind: Kind
-    alpha: Rate
-    classes: tuple[ClassLimit, ...] = ()
 
 
 class Path(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,10 +93,12 @@ class Outcome(NamedTuple):
 
 
 class _Limit(NamedTuple):
+    """A limit, and what it says of each row. Shapes (rows,)."""
+
     name: str
     alpha: float
     among: Bools  # rows that the limit is about
-    wrong: Bools  # of these, those that break it when they are served
+    broken: Bools  # of these, those that break it when they are served
     only_served: bool
 
 
@@ -212,15 +180,9 @@ def class_limits(
 
 def check(target: Target, delta: float, path: Path | None = None) -> None:
     """Raise ``TargetError`` for a target that cannot be certified as it is given."""
-    if not 0 < target.alpha < 1 or not 0 < delta < 1:
-        raise TargetError("alpha and delta are shares between 0 and 1, such as 0.05")
-    if (target.kind is Kind.CLASS) != bool(target.classes):
-        raise TargetError(
-            "name the classes for a target of kind class, and for no other; class_limits() finds those with rows"
-        )
-    labels = [limit.label for limit in target.classes]
-    if len(set(labels)) < len(labels):
-        raise TargetError("a class is named twice; give each one limit")
+    limits_of(target)
+    if not 0 < delta < 1:
+        raise TargetError("delta is a probability between 0 and 1, such as 0.05")
     if (target.kind is Kind.ANSWER) != (path is not None):
         raise TargetError("give thresholds for a target of kind answer, and for no other; answer_path() makes them")
     if path is None:
@@ -243,26 +205,17 @@ def _levels(p_values: Floats, delta: float, entries: Sequence[int]) -> Floats:
 
 
 def _eligible(rows: Sequence[Row], target: Target) -> Bools:
-    named = {limit.label for limit in target.classes}
-    return np.array([row.in_scope and (not named or row.student in named) for row in rows], dtype=np.bool_)
+    allowed = {student: target.may_answer(student) for student in {row.student for row in rows}}
+    return np.array([row.in_scope and allowed[row.student] for row in rows], dtype=np.bool_)
 
 
 def _limits(rows: Sequence[Row], target: Target) -> list[_Limit]:
-    wrong = np.array([not row.agrees for row in rows], dtype=np.bool_)
-    everything = np.ones(len(rows), dtype=np.bool_)
-    if target.kind is not Kind.CLASS:
-        return [_Limit(str(target.kind), target.alpha, everything, wrong, target.kind is Kind.ANSWER)]
-    places = {limit.label: place for place, limit in enumerate(target.classes)}
-    classes = np.array([places.get(row.teacher, -1) for row in rows], dtype=np.int64)
-    limits = [
-        _Limit(f"class {_shown(limit.label)}", limit.alpha, classes == place, wrong & (classes == place), False)
-        for place, limit in enumerate(target.classes)
-    ]
-    return [*limits, _Limit("other classes", target.alpha, everything, classes == -1, False)]
-
-
-def _shown(label: Values) -> str:
-    return ", ".join(label)
+    found = []
+    for limit in limits_of(target):
+        among = np.array([limit.about(row.teacher) for row in rows], dtype=np.bool_)
+        broken = among & np.array([limit.broken(row.student, row.teacher) for row in rows], dtype=np.bool_)
+        found.append(_Limit(limit.name, limit.alpha, among, broken, limit.only_served))
+    return found
 
 
 class _Table:
@@ -279,7 +232,7 @@ class _Table:
         self.thresholds = thresholds
         self.limits = limits
         self.served = count(np.ones(len(eligible), dtype=np.bool_))
-        self.errors = np.array([count(limit.wrong) for limit in limits])
+        self.errors = np.array([count(limit.broken) for limit in limits])
         self.n = np.array(
             [
                 count(limit.among) if limit.only_served else np.full(len(thresholds), limit.among.sum())
