@@ -51,7 +51,7 @@ def movietweetings_command(
     """Import MovieTweetings: 10,506 films, 100,000 ratings."""
     from upeti.feed.importing import movietweetings
 
-    _import(config, tenant, movietweetings(folder), as_json=as_json, skip_bad=False)
+    _import(config, tenant, movietweetings(folder), None, as_json=as_json)
 
 
 @import_app.command("ranklens")
@@ -61,7 +61,7 @@ def ranklens_command(
     """Import RankLens: 2,512 films with descriptions and tags, 46,125 clicks."""
     from upeti.feed.importing import ranklens
 
-    _import(config, tenant, ranklens(folder), as_json=as_json, skip_bad=False)
+    _import(config, tenant, ranklens(folder), None, as_json=as_json)
 
 
 @import_app.command("csv")
@@ -74,9 +74,11 @@ def csv_command(
     config: ConfigOption = None,
 ) -> None:
     """Import CSV files with a header."""
+    _one_of(items, feedback)
     from upeti.feed.importing import from_csv
 
-    _import(config, tenant, from_csv(items, feedback), as_json=as_json, skip_bad=skip_bad)
+    left_out: list[str] | None = [] if skip_bad else None
+    _import(config, tenant, from_csv(items, feedback, left_out), left_out, as_json=as_json)
 
 
 @import_app.command("parquet")
@@ -89,9 +91,11 @@ def parquet_command(
     config: ConfigOption = None,
 ) -> None:
     """Import Parquet files with the columns that CSV files have."""
+    _one_of(items, feedback)
     from upeti.feed.importing import from_parquet
 
-    _import(config, tenant, from_parquet(items, feedback), as_json=as_json, skip_bad=skip_bad)
+    left_out: list[str] | None = [] if skip_bad else None
+    _import(config, tenant, from_parquet(items, feedback, left_out), left_out, as_json=as_json)
 
 
 @feed_app.command("refit")
@@ -128,24 +132,17 @@ def rollback_command(
     typer.echo(f"version {version} serves again")
 
 
-@feed_app.command("demo")
-def demo_command(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds MovieTweetings.", metavar="FOLDER")],
-    days: Annotated[int, typer.Option(min=2, max=180, help="How many of the last days are replayed.")] = 30,
-    as_json: JsonOption = False,
-) -> None:
-    """Import real data, replay its last days at speed, show NDCG by day beside popularity; keeps nothing."""
-    from upeti.feed.demo import run
-
-    run(folder, days, as_json=as_json)
+def _one_of(items: Path | None, feedback: Path | None) -> None:
+    if items is None and feedback is None:
+        raise typer.BadParameter("name a file with --items, --feedback or both: nothing would be imported.")
 
 
-def _import(config: Path | None, tenant: str, data: Data, *, as_json: bool, skip_bad: bool) -> None:
+def _import(config: Path | None, tenant: str, data: Data, left_out: list[str] | None, *, as_json: bool) -> None:
     from upeti.feed.importing import import_data
 
     began_s = time.monotonic()
     with opened(config) as (store, _):
-        done = import_data(store, tenant, data, time.time_ns(), left_out=[] if skip_bad else None)
+        done = import_data(store, tenant, data, time.time_ns(), left_out=left_out)
     if as_json:
         typer.echo(json.dumps(done._asdict(), indent=2))
         return

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from upeti.feed.experiment import Arm, Experiment
     from upeti.feed.experiments import Experiments
     from upeti.feed.store import FeedStore
+    from upeti.feed.worth import Worth
     from upeti.feed.worth_data import Report
 
 experiment_app = typer.Typer(help="Make, start, stop and list experiments.", no_args_is_help=True)
@@ -293,11 +294,22 @@ def _show(experiments: list[Experiment], *, as_json: bool) -> None:
 
 
 def _print(found: Report) -> None:
+    from upeti.core.amount import decimal_text
+
+    print_worth(found.worth)
+    if found.journal_pico is not None:
+        typer.echo(
+            f"calls by the worker {decimal_text(found.calls_pico)}, by the journal {decimal_text(found.journal_pico)}; "
+            f"{found.not_received:,} calls ({decimal_text(found.not_received_pico)}) were never received"
+        )
+
+
+def print_worth(worth: Worth) -> None:
+    """Print a verdict, what it rests on and what a reader must know beside it."""
     from upeti.cli.output import cell, console, plain, table
     from upeti.core.amount import decimal_text
     from upeti.feed.worth_pages import interval_text
 
-    worth = found.worth
     typer.echo(f"{worth.outcome.value.upper()}\n{plain(worth.advice)}\n")
     for warning in worth.warnings:
         typer.echo(f"! {plain(warning)}")
@@ -312,11 +324,6 @@ def _print(found: Report) -> None:
     console().print(steps)
     for source, spent in worth.spent.items():
         typer.echo(f"{source}: {decimal_text(spent.pico)} {worth.currency} for {spent.versions:,} versions")
-    if found.journal_pico is not None:
-        typer.echo(
-            f"calls by the worker {decimal_text(found.calls_pico)}, by the journal {decimal_text(found.journal_pico)}; "
-            f"{found.not_received:,} calls ({decimal_text(found.not_received_pico)}) were never received"
-        )
 
 
 def _write(path: Path, html: str) -> None:

@@ -113,7 +113,7 @@ COMMANDS: Final = {
         "Cases of tenants that may harvest answers: evidence, warnings, suspensions, appeals.",
     ),
     "feed": Command(
-        "upeti.cli.feed_lab",  # all of it: serving, importing, and experiments
+        "upeti.cli.feed_demo",  # all of it: serving, importing, experiments, and the demo
         "feed_app",
         "Serve a personal feed, bring data in, train its ranker, see what enrichment is worth.",
     ),

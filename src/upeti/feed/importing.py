@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -60,7 +60,7 @@ class Data(NamedTuple):
 def import_data(
     store: FeedStore, tenant: str, data: Data, now_ns: int, *, left_out: list[str] | None = None
 ) -> Imported:
-    """Write ``data``. ``left_out`` is what reading it will leave out; None: a bad row is an error.
+    """Write ``data``. What cannot be taken is noted in ``left_out``, that of the reader; None: it is an error.
 
     Raises ``ImportingError``.
     """
@@ -133,50 +133,67 @@ def _ranklens_film(event: dict[str, Any]) -> Item:
     return Item(event["item"], labels=labels, at_ns=int(event["timestamp"]) * 10**6)
 
 
-def from_csv(items: Path | None, feedback: Path | None) -> Data:
-    """Return what two CSV files with a header say; the docs list the columns. Raises ``ImportingError`` when read."""
-    return Data(_items_of(_csv_rows(items)), _feedback_of(_csv_rows(feedback)))
+def from_csv(items: Path | None, feedback: Path | None, left_out: list[str] | None = None) -> Data:
+    """Return what two CSV files with a header say; the docs list the columns. Raises ``ImportingError`` when read.
+
+    A bad row is noted in ``left_out``; without it, it is an error.
+    """
+    return Data(_read(_csv_rows(items), _item_of, left_out), _read(_csv_rows(feedback), _click_of, left_out))
 
 
-def from_parquet(items: Path | None, feedback: Path | None) -> Data:
-    """Return what two Parquet files say, by the columns of ``from_csv``. Raises ``ImportingError`` when read."""
-    return Data(_items_of(_parquet_rows(items)), _feedback_of(_parquet_rows(feedback)))
+def from_parquet(items: Path | None, feedback: Path | None, left_out: list[str] | None = None) -> Data:
+    """Return what two Parquet files say, by the columns of ``from_csv`` and as it does."""
+    return Data(_read(_parquet_rows(items), _item_of, left_out), _read(_parquet_rows(feedback), _click_of, left_out))
 
 
 Row = tuple[str, dict[str, Any]]  # where it is, and column → value
+_Read = TypeVar("_Read")
 
 
-def _items_of(rows: Iterator[Row]) -> Iterator[Item]:
-    known = {*_ITEM, *_AT, *_COMMENT, *_CATEGORIES, *_HIDDEN}
+def _read(
+    rows: Iterator[Row], read: Callable[[str, dict[str, Any]], _Read], left_out: list[str] | None
+) -> Iterator[_Read]:
+    """Yield what rows say. Raises ``ImportingError`` for a bad one unless it may be left out."""
     for where, row in rows:
-        labels = {
-            name: _label(value)
-            for name, value in row.items()
-            if name not in known and value is not None and value != ""
-        }
-        categories = _first(row, _CATEGORIES, "")
-        if isinstance(categories, str):
-            categories = [one for one in categories.split(_LIST_SEPARATOR) if one]
-        yield Item(
-            _needed(where, row, _ITEM),
-            tuple(str(one) for one in categories),
-            labels,
-            str(_first(row, _COMMENT, "")),
-            str(_first(row, _HIDDEN, "")).lower() in ("1", "true", "yes"),
-            _ns(where, _first(row, _AT, "")),
-        )
-
-
-def _feedback_of(rows: Iterator[Row]) -> Iterator[Feedback]:
-    for where, row in rows:
-        value = _first(row, _VALUE, 1.0)
         try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise ImportingError(f"{where}: the value {value!r} is no number") from None
-        kind = str(_first(row, _KIND, "click"))
-        at_ns = _ns(where, _first(row, _AT, ""))
-        yield Feedback(kind, _needed(where, row, _USER), _needed(where, row, _ITEM), number, at_ns)
+            if None in row:
+                raise ImportingError(f"{where}: more cells than the header has; quote cells that hold a comma")
+            one = read(where, {name.strip().lower(): value for name, value in row.items() if name})
+        except ImportingError as error:
+            if left_out is None:
+                raise ImportingError(f"{error}. `--skip-bad` leaves such rows out.") from None
+            left_out.append(str(error))
+        else:
+            yield one
+
+
+def _item_of(where: str, row: dict[str, Any]) -> Item:
+    known = {*_ITEM, *_AT, *_COMMENT, *_CATEGORIES, *_HIDDEN}
+    labels = {
+        name: _label(value) for name, value in row.items() if name not in known and value is not None and value != ""
+    }
+    categories = _first(row, _CATEGORIES, "")
+    if isinstance(categories, str):
+        categories = [one for one in categories.split(_LIST_SEPARATOR) if one]
+    return Item(
+        _needed(where, row, _ITEM),
+        tuple(str(one) for one in categories),
+        labels,
+        str(_first(row, _COMMENT, "")),
+        str(_first(row, _HIDDEN, "")).lower() in ("1", "true", "yes"),
+        _ns(where, _first(row, _AT, "")),
+    )
+
+
+def _click_of(where: str, row: dict[str, Any]) -> Feedback:
+    value = _first(row, _VALUE, 1.0)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ImportingError(f"{where}: the value {value!r} is no number") from None
+    kind = str(_first(row, _KIND, "click"))
+    at_ns = _ns(where, _first(row, _AT, ""))
+    return Feedback(kind, _needed(where, row, _USER), _needed(where, row, _ITEM), number, at_ns)
 
 
 def _label(value: Any) -> Any:
@@ -233,10 +250,7 @@ def _csv_rows(path: Path | None) -> Iterator[Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row:
-                    raise ImportingError(f"{where}: more cells than the header has; quote cells that hold a comma")
-                yield where, {name.strip().lower(): value for name, value in row.items() if name}
+                yield f"{path}:{reader.line_num}", row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImportingError(f"{path} cannot be read: {error}; it must be CSV in UTF-8 with a header") from None
 
@@ -253,7 +267,7 @@ def _parquet_rows(path: Path | None) -> Iterator[Row]:
         for batch in file.iter_batches(_BATCH):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path} row {number}", {name.strip().lower(): value for name, value in row.items()}
+                yield f"{path} row {number}", row
     except (OSError, pa.ArrowException) as error:
         raise ImportingError(f"{path} cannot be read: {error}; it must be a Parquet file") from None
 

@@ -42,6 +42,7 @@ class ReplayedFeed(NamedTuple):
     features: Matrix
     taken: NDArray[np.bool_]  # of each candidate
     relevant: int  # how many items they took, candidates or not
+    positive_count: int = 0  # events of theirs before
 
 
 class EventLog:
@@ -150,4 +151,7 @@ def _feeds(
         allowed[list(profile.seen)] = False
         found = retrieve(state, profile, now_s, allowed, ALL)
         rows = features_of(state, profile, found.places, now_s, found.scores)
-        yield ReplayedFeed(day, user, found.places, found.sources, rows, np.isin(found.places, list(new)), len(new))
+        yield ReplayedFeed(
+            day, user, found.places, found.sources, rows, np.isin(found.places, list(new)), len(new),
+            profile.positive_count,
+        )  # fmt: skip

@@ -35,7 +35,21 @@ _EPOCH: Final = datetime.date(1970, 1, 1)
 
 def as_values(report: Report, experiment: Experiment) -> dict[str, Any]:
     """Return what JSON says: money as exact decimal text, intervals as [low, high], null where nothing is known."""
-    worth = report.worth
+    found = worth_values(report.worth, experiment)
+    for arm in found["arms"]:
+        arm["creator_gini"] = _number(report.creator_gini[arm["arm"]])
+    return found | {
+        "books": {
+            "versions_and_calls": decimal_text(report.calls_pico),
+            "journal": None if report.journal_pico is None else decimal_text(report.journal_pico),
+            "calls_not_received": report.not_received,
+            "cost_not_received": decimal_text(report.not_received_pico),
+        },
+    }
+
+
+def worth_values(worth: Worth, experiment: Experiment) -> dict[str, Any]:
+    """Return what JSON says of a verdict."""
     return {
         "experiment": worth.experiment,
         "verdict": worth.outcome.value,
@@ -50,7 +64,6 @@ def as_values(report: Report, experiment: Experiment) -> dict[str, Any]:
                 "users": worth.users[name],
                 "impressions": worth.impressions[name],
                 "events_per_1000": _number(worth.rates[name]),
-                "creator_gini": _number(report.creator_gini[name]),
             }
             for name in worth.users
         ],
@@ -58,12 +71,6 @@ def as_values(report: Report, experiment: Experiment) -> dict[str, Any]:
         "spent": {
             source: {"cost": decimal_text(one.pico), "versions": one.versions, "unknown": one.unknown}
             for source, one in worth.spent.items()
-        },
-        "books": {
-            "versions_and_calls": decimal_text(report.calls_pico),
-            "journal": None if report.journal_pico is None else decimal_text(report.journal_pico),
-            "calls_not_received": report.not_received,
-            "cost_not_received": decimal_text(report.not_received_pico),
         },
         "warnings": list(worth.warnings),
     }
