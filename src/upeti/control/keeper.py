@@ -43,7 +43,7 @@ from upeti.control.metrics import Metrics, budget_samples, case_samples
 from upeti.control.nodes import BEAT_S, Nodes
 from upeti.control.peers import PeerLine
 from upeti.control.places import Places, TakenError
-from upeti.control.ports import hold
+from upeti.control.ports import free_port, hold
 from upeti.control.recovery import Recovery
 from upeti.control.retention import Retention
 from upeti.control.snapshots import Snapshots
@@ -153,6 +153,7 @@ class Keeper:
             ("telemetry", "upeti.control.telemetry", self._telemetry),
             ("capture", "upeti.control.capturer", self._capturer),
             ("feed", "upeti.control.feed_service", self._feed),
+            ("students", "upeti.control.students_service", self._students),
         ):
             self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
@@ -321,6 +322,15 @@ class Keeper:
         shown = msgspec.json.encode((config.feed, config.key, config.journal.durability)).decode()
         return ["--config", str(self.snapshots.path), "--settings", shown]
 
+    def _students(self) -> list[str] | None:
+        """Return the arguments of the process that serves own models; None when none can be asked."""
+        config = self.snapshots.config
+        if not config.learning.enabled or not any(channel.kind == "student" for channel in config.channel):
+            return None
+        settings = msgspec.json.encode(config.learning).decode()
+        places = ["--data-dir", str(self.places.data_dir), "--port", str(self.placement.students)]
+        return [*places, "--settings", settings]
+
     # -- other nodes
     # ----------------------------------------------------------------------------------------------
 
@@ -464,7 +474,7 @@ def _control_server(keeper: Keeper) -> uvicorn.Server:
 
 def _placement_of(document: config_file.Document) -> Placement:
     gateway, control = document.config.gateway, document.config.control
-    return Placement(gateway.host, gateway.port, control.host, control.port, gateway.workers)
+    return Placement(gateway.host, gateway.port, control.host, control.port, gateway.workers, students=free_port())
 
 
 async def serve(config: Path, placement: Placement | None, resume: Path | None) -> None:
