@@ -10,23 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.certify_side import LABELS, Truth, population, samples
+from support.certify_side import LABELS, PATH, TARGETS, Truth, population, samples
 from upeti.learning.bounds import p_value, rows_to_start
 from upeti.learning.calibration import Row
 from upeti.learning.target import ClassLimit, Kind, Target, TargetError
 from upeti.learning.threshold import Outcome, Path, answer_path, certify, class_limits, serves
 
-SYSTEM = Target(Kind.SYSTEM, 0.1)
-ANSWER = Target(Kind.ANSWER, 0.15)
-CLASSES = Target(Kind.CLASS, 0.1, (ClassLimit(LABELS[0], 0.1), ClassLimit(LABELS[1], 0.2)))
-GRID = Path((0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.0), (0, 4))
+SYSTEM, ANSWER, CLASSES = TARGETS.values()
 DELTA = 0.1
 
 targets = st.sampled_from([SYSTEM, ANSWER, CLASSES])
 
 
 def outcome_of(rows: list[Row], target: Target) -> Outcome:
-    return certify(rows, target, DELTA, GRID if target.kind is Kind.ANSWER else None)
+    return certify(rows, target, DELTA, PATH if target.kind is Kind.ANSWER else None)
 
 
 def looseness(outcome: Outcome) -> float:
@@ -57,8 +54,8 @@ def test_the_threshold_is_that_of_a_plain_search(rows: list[Row], target: Target
     found = None
     if target.kind is Kind.ANSWER:
         level = 0.0
-        for place, threshold in enumerate(GRID.thresholds):
-            level += DELTA / 2 if place in GRID.entries else 0.0
+        for place, threshold in enumerate(PATH.thresholds):
+            level += DELTA / 2 if place in PATH.entries else 0.0
             if level and passes(rows, target, threshold, level):
                 found = threshold
             else:
@@ -108,7 +105,7 @@ def test_the_order_of_rows_does_not_matter(rows: list[Row], target: Target, rand
 @given(samples(), targets)
 def test_less_risk_or_less_doubt_allowed_never_loosens(rows: list[Row], target: Target) -> None:
     loose = outcome_of(rows, target)
-    grid = GRID if target.kind is Kind.ANSWER else None
+    grid = PATH if target.kind is Kind.ANSWER else None
     assert looseness(certify(rows, target, DELTA / 3, grid)) <= looseness(loose)
     if target.kind is not Kind.CLASS:
         strict = msgspec.structs.replace(target, alpha=target.alpha / 2)
@@ -171,11 +168,11 @@ def test_what_is_lacking_is_said() -> None:
 
 def test_a_student_that_is_wrong_where_it_is_surest_is_not_helped_by_calls() -> None:
     rows = [Row(str(i), 1.0, LABELS[i % 2], LABELS[0]) for i in range(500)]
-    outcome = certify(rows, ANSWER, DELTA, GRID)
+    outcome = certify(rows, ANSWER, DELTA, PATH)
     assert (outcome.threshold, outcome.needs) == (None, None)
     assert "train a better student" in outcome.reason
     almost = [Row(str(i), 1.0, LABELS[i % 8 == 0], LABELS[0]) for i in range(100)]
-    outcome = certify(almost, ANSWER, DELTA, GRID)
+    outcome = certify(almost, ANSWER, DELTA, PATH)
     assert outcome.threshold is None
     assert 100 < (outcome.needs or 0) < 2000
 
@@ -187,10 +184,10 @@ def test_targets_that_cannot_be_certified_say_what_to_do() -> None:
         (msgspec.structs.replace(SYSTEM, classes=CLASSES.classes), None, "for no other"),
         (msgspec.structs.replace(CLASSES, classes=CLASSES.classes * 2), None, "named twice"),
         (ANSWER, None, "answer_path"),
-        (SYSTEM, GRID, "for no other"),
-        (ANSWER, Path(GRID.thresholds[::-1]), "strictest"),
-        (ANSWER, Path(GRID.thresholds, (9,)), "entries"),
-        (ANSWER, Path(GRID.thresholds, ()), "entries"),
+        (SYSTEM, PATH, "for no other"),
+        (ANSWER, Path(PATH.thresholds[::-1]), "strictest"),
+        (ANSWER, Path(PATH.thresholds, (9,)), "entries"),
+        (ANSWER, Path(PATH.thresholds, ()), "entries"),
         (Target(Kind.SYSTEM, 1.5), None, "between 0 and 1"),
     ):
         with pytest.raises(TargetError, match=words):
@@ -222,7 +219,7 @@ def test_a_bad_patch_among_the_surest_does_not_end_it() -> None:
         msgspec.structs.replace(row, student=LABELS[2], teacher=LABELS[0]) if row in surest[::3] else row
         for row in rows
     ]
-    outcome = certify(rows, ANSWER, DELTA, GRID)
+    outcome = certify(rows, ANSWER, DELTA, PATH)
     assert outcome.steps[0].p_value > outcome.steps[0].level
     assert outcome.threshold is not None
-    assert certify(rows, ANSWER, DELTA, Path(GRID.thresholds)).threshold is None
+    assert certify(rows, ANSWER, DELTA, Path(PATH.thresholds)).threshold is None

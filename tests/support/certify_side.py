@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from hypothesis import strategies as st
 
 from upeti.learning.calibration import Row
-from upeti.learning.target import Target
-from upeti.learning.threshold import serves
+from upeti.learning.certificate import Certificate, Facts, Stability, issue
+from upeti.learning.target import ClassLimit, Kind, Target
+from upeti.learning.threshold import Path, serves
 
 LABELS = (("yes",), ("no",), ("maybe",))
 confidences = st.one_of(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0, 1))
@@ -76,3 +79,31 @@ class Truth:
         return others / len(self.rows) <= self.target.alpha and all(
             self.class_risk(threshold, limit.label) <= limit.alpha for limit in self.target.classes
         )
+
+
+CLASSES = Target(Kind.CLASS, 0.1, (ClassLimit(LABELS[0], 0.1), ClassLimit(LABELS[1], 0.2)))
+TARGETS = {Kind.SYSTEM: Target(Kind.SYSTEM, 0.1), Kind.ANSWER: Target(Kind.ANSWER, 0.15), Kind.CLASS: CLASSES}
+PATH = Path((0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.2, 0.0), (0, 4))
+FACTS = Facts(
+    task="intents",
+    student_sha256="a" * 64,
+    template_sha256="b" * 64,
+    labels_sha256="c" * 64,
+    teacher_channel="main",
+    teacher_model="gpt-4o",
+    teacher_version="gpt-4o-2024-11-20",
+    target=TARGETS[Kind.SYSTEM],
+)
+
+
+def certificate_of(rows: list[Row], kind: Kind, look: int = 1) -> Certificate:
+    """Return a certificate of one of ``TARGETS``. Raises ``NotCertified``."""
+    return issue(
+        msgspec.structs.replace(FACTS, target=TARGETS[kind]),
+        rows,
+        issuer="upeti of the bank",
+        valid_from=datetime.datetime(2026, 11, 1, 12, tzinfo=datetime.UTC),
+        look=look,
+        path=PATH if kind is Kind.ANSWER else None,
+        stability=Stability(same=870, n=1000),
+    )

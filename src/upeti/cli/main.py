@@ -98,6 +98,11 @@ COMMANDS: Final = {
         "upeti.cli.dataset", "dataset_app", "Data sets out of kept pairs: every row by permission, signed, audited."
     ),
     "models": Command("upeti.cli.models", "models_app", "Own models: what each rests on, its papers, its stage."),
+    "certificate": Command(
+        "upeti.cli.certificate",
+        "certificate_app",
+        "Certificates of own models: what is promised, and computing it again.",
+    ),
     "lineage": Command(
         "upeti.cli.models",
         "lineage",

@@ -71,9 +71,9 @@ class Counted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One threshold that was tested. ``threshold`` is None where the student answers nothing."""
+    """One threshold that was tested."""
 
-    threshold: float | None
+    threshold: float
     served: int
     counted: tuple[Counted, ...]
     p_value: float  # the largest over the limits
