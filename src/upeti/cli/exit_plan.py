@@ -126,7 +126,7 @@ def _show(plan: dict[str, Any]) -> None:
         if one["leaving"]["computation"]:
             text = f"{plain(one['route'])}: cost {plain(one['leaving']['computation'])}"
             screen.print(text, markup=False, highlight=False, soft_wrap=True)
-    leaves = ", ".join(f"{count} {name}" for name, count in plan["leaves_with_us"].items())
+    leaves = ", ".join(f"{name} {count}" for name, count in plan["leaves_with_us"].items())
     screen.print(f"Leaves with us: {leaves or 'nothing was captured or trained here'}.", markup=False, highlight=False)
 
 
