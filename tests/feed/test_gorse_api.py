@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gorse import Gorse, GorseException
 
 from support.feed_side import FeedServer, feed_server
+from support.keeper_side import until
+from upeti.feed.store import FeedStore
 
 AT = "2026-11-01T08:30:00Z"
 
@@ -107,9 +110,35 @@ def test_what_is_written_back_is_not_recommended_again(gorse: Gorse) -> None:
     (first,) = gorse.get_recommend("reader", "written", n=1, write_back_type="read")
     (second,) = gorse.get_recommend("reader", "written", n=1, write_back_type="read")
     assert {first.id, second.id} == {"w1", "w2"}
-    with pytest.raises(GorseException) as raised:
-        gorse.get_recommend("reader", "written", write_back_type="read", write_back_delay="10m")
-    assert raised.value.status_code == 400
+
+
+def test_what_is_written_back_later_is_recommended_until_then(gorse: Gorse) -> None:
+    gorse.insert_item(movie("later", Categories=["delayed"]))
+    for delay in ("0h0m1s", "1h0m0s"):
+        (found,) = gorse.get_recommend(delay, "delayed", n=1, write_back_type="read", write_back_delay=delay)
+        assert found.id == "later"
+        assert [one.id for one in gorse.get_recommend(delay, "delayed", n=1)] == ["later"]
+    until(lambda: gorse.list_feedbacks("read", "0h0m1s"))
+    assert gorse.get_recommend("0h0m1s", "delayed", n=1) == []
+    assert gorse.list_feedbacks("read", "1h0m0s") == []
+    for wrong in ("soon", "-1h", "25h0m0s", "1.5h"):
+        with pytest.raises(GorseException) as raised:
+            gorse.get_recommend("reader", write_back_type="read", write_back_delay=wrong)
+        assert raised.value.status_code == 400
+
+
+def test_a_stop_writes_early_what_was_put_off(tmp_path: Path) -> None:
+    with feed_server(tmp_path) as server:
+        gorse = Gorse(server.url, "key-of-acme", timeout=20)
+        gorse.insert_item(movie("later"))
+        gorse.get_recommend("ana", n=1, write_back_type="read", write_back_delay="1h0m0s")
+    assert [one.item for one in FeedStore(tmp_path).feedback("acme")] == ["later"]
+
+
+def test_users_are_looked_for_by_words(server: FeedServer, gorse: Gorse) -> None:
+    gorse.insert_user({"UserId": "zoe", "Comment": "reads Much"})
+    found = server.call("GET", "/api/users?q=much")[1]
+    assert [one["UserId"] for one in found["Users"]] == ["zoe"]
 
 
 def test_sessions_and_neighbours(gorse: Gorse) -> None:

@@ -19,6 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import msgspec
+
 from upeti.core.config import Feed as FeedSettings
 from upeti.core.errors import NotFound, Overloaded, UpetiError
 from upeti.feed.enrichment_store import EnrichmentStore
@@ -108,6 +110,9 @@ class FeedService:
         self._waiting: list[_Waiting] = []
         self._waiting_events = 0
         self._wake = asyncio.Event()
+        self._later: set[asyncio.Task[None]] = set()
+        self._later_events = 0
+        self._stopping = asyncio.Event()
         self._order = asyncio.Lock()  # of what changes the log and memory together
         self._tasks: list[asyncio.Task[None]] = []
         self._model: MiniLm | None = None
@@ -125,6 +130,8 @@ class FeedService:
     async def stop(self) -> None:
         """Commit what waits, and end."""
         self.is_ready = False
+        self._stopping.set()
+        await asyncio.gather(*self._later, return_exceptions=True)
         while self._waiting:
             self._wake.set()
             await asyncio.sleep(0.005)
@@ -169,6 +176,31 @@ class FeedService:
         self._waiting_events += len(events)
         self._wake.set()
         return await one.done
+
+    async def add_feedback_later(self, tenant: str, events: Sequence[Feedback], delay_s: float) -> None:
+        """As ``add_feedback``, after so many seconds. Nobody is told that it was kept: what waits lives in memory.
+
+        A stop writes it early, kill -9 loses it. Raises ``Overloaded``.
+        """
+        if not delay_s:
+            await self.add_feedback(tenant, events)
+            return
+        if self._later_events + len(events) > WAITING_MAX:
+            raise Overloaded(
+                "too_many_events", "More events are put off than are kept: shorten the delay.", retry_after_s=60
+            )
+        self._later_events += len(events)
+        self._later.add(asyncio.create_task(self._add_later(tenant, events, delay_s)))
+
+    async def _add_later(self, tenant: str, events: Sequence[Feedback], delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay_s)
+        self._later_events -= len(events)
+        now_ns = self.clock_ns()
+        await self.add_feedback(tenant, [msgspec.structs.replace(one, at_ns=now_ns) for one in events])
+        task = asyncio.current_task()
+        assert task is not None
+        self._later.discard(task)
 
     async def replace_feedback(self, tenant: str, events: Sequence[Feedback]) -> int:
         """As ``add_feedback``, but what is there already makes place."""
