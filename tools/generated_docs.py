@@ -7,6 +7,7 @@
 - docs/conduct.md: the life of a case
 - docs/feed-worth.md: the life of an experiment
 - docs/drill.md: the life of a drill
+- docs/own-models.md: the stages of a student, what each serves, and when a rule promotes
 - docs/cut-off.md: the table of signals and the states of a latch
 - docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
@@ -33,6 +34,7 @@ from upeti.money.focus.rules import FILE_RULES, ROW_RULES, VALUE_RULES
 from upeti.money.receivable import LIFE_CYCLE
 from upeti.outlook import drill_life
 from upeti.providers.signals import MEANS, shipped
+from upeti.rights import stage as stages
 from upeti.rights import terms_files
 from upeti.rights.conduct import case
 from upeti.rights.terms import PURPOSE_MEANS, SERVE, Clause, Terms
@@ -227,6 +229,33 @@ def drill() -> str:
     return between((DOCS / "drill.md").read_text(), "drill", "\n".join(states))
 
 
+def own_models() -> str:
+    """The stages of a student."""
+    serves = ["| stage | is asked | answers | of its answers are audited |", "|---|---|---|---|"]
+    for stage, one in stages.SERVES.items():
+        asked = f"{one.asked_ppm / 10_000:g} % of the calls"
+        says = "yes" if one.answers else "no: it says only what it would have answered"
+        serves.append(f"| `{stage}` | {asked} | {says} | {one.audit_share:.0%} |")
+    ways = ["| stage | event | who may | next stage |", "|---|---|---|---|"]
+    for stage, events in stages.TRANSITIONS.items():
+        for event, then in events.items():
+            who = "a named person"
+            if event in stages.BY_RULE:
+                who = "a rule" if event in stages.ONLY_BY_RULE else "a rule, a named person"
+            if event == stages.PROMOTED and stage not in stages.STEPS:
+                who = "a named person"
+            ways.append(f"| `{stage}` | {event} | {who} | `{then}` |")
+    steps = [
+        "| out of | audits in it | hours in it | upper bound of the risk below the promise | why |",
+        "|---" * 5 + "|",
+    ]
+    for stage, step in stages.STEPS.items():
+        bound = "yes" if step.bound else "not asked"
+        steps.append(f"| `{stage}` | {step.audits} | {step.hours:g} | {bound} | {step.why} |")
+    page = between((DOCS / "own-models.md").read_text(), "serves", "\n".join(serves))
+    return between(between(page, "stages", "\n".join(ways)), "steps", "\n".join(steps))
+
+
 def description_of(kind: object) -> str:
     """Return what a field's type notes about itself."""
     notes = list(getattr(kind, "__metadata__", ())) + [
@@ -296,6 +325,7 @@ PAGES = {
     "cut-off.md": cut_off,
     "feed-worth.md": feed_worth,
     "drill.md": drill,
+    "own-models.md": own_models,
     "architecture.md": architecture,
 }
 

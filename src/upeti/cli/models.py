@@ -169,7 +169,7 @@ def export_command(
     with opened_rights(config) as opened:
         one = model(opened.store, name)
         against = standing_against(opened.store, opened.terms, one, time.time_ns())
-        if against or one.stage != "registered":
+        if against or one.stage in ("quarantined", "retired"):
             why = against[0].why if against else f"it is {one.stage}"
             raise ConfigError(f"`{one.id}` may not be given out: {why}; `upeti models show {one.id}` says all")
         about, sources = _papers(opened, name)

@@ -8,12 +8,12 @@ quarantined, which is an act, and routes go on without it. It is released by a p
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from upeti.control import consents
 from upeti.control.consents import Consent
@@ -22,12 +22,14 @@ from upeti.control.lineage import Objection, duties, objections
 from upeti.control.store import Store, StoreError
 from upeti.control.tables_lineage import model_datasets, models
 from upeti.core.errors import ConfigError
+from upeti.core.events import ActDone
 from upeti.journal.acts import act, record_acts
 from upeti.rights.duties import Plan, unkept
-from upeti.rights.stage import LOST, RELEASED, RETIRED, Stage, StageError, after
+from upeti.rights.stage import LOST, RELEASED, RETIRED, TRANSITIONS, Stage, StageError, after
 from upeti.rights.terms import PURPOSES, SERVE, Terms
 
 RULE: Final = "rule:rights"
+_RULES: Final = "rule:"
 # What is given to others is another purpose than what is kept.
 _GIVEN_ON: Final = {"classify_internal": "classify_distributed"}
 
@@ -187,12 +189,12 @@ def _against(
 def quarantine_touched(store: Store, terms: Terms, at_ns: int) -> list[Model]:
     """Quarantine every model that rests on a row without a right; return which."""
     touched = []
-    registered = [one for one in all_models(store) if one.stage is Stage.REGISTERED]
-    standing = consents.in_force(store) if registered else {}
-    for one in registered:
+    in_use = [one for one in all_models(store) if LOST in TRANSITIONS[one.stage]]
+    standing = consents.in_force(store) if in_use else {}
+    for one in in_use:
         against = _against(store, terms, standing, one.datasets, one.purpose, at_ns)
         if against:
-            touched.append(_move(store, one, LOST, by=RULE, why=_shown(against)))
+            touched.append(move(store, one, LOST, by=RULE, why=_shown(against)))
     return touched
 
 
@@ -204,22 +206,25 @@ def release(store: Store, terms: Terms, name: str, *, by: str, why: str) -> Mode
         raise ConfigError(
             f"`{one.id}` stays quarantined: {_shown(against)}. `upeti dataset rebuild` leaves those rows out"
         )
-    return _move(store, one, RELEASED, by=by, why=why, tell=True)
+    return move(store, one, RELEASED, by=by, why=why, tell=True)
 
 
 def retire(store: Store, name: str, *, by: str, why: str) -> Model:
     """Take a model out of use for good. Raises ``StoreError``, ``StageError``."""
-    return _move(store, model(store, name), RETIRED, by=by, why=why, tell=True)
+    return move(store, model(store, name), RETIRED, by=by, why=why, tell=True)
 
 
 def not_served(store: Store) -> dict[str, dict[str, str]]:
-    """Return channel → model's name there → act that took it out of service."""
+    """Return channel → model's name there → act that took it out of service.
+
+    How much of the calls a student is asked in its stage is another matter: ``control/rollout.shares``.
+    """
     found: dict[str, dict[str, str]] = {}
     served: set[tuple[str, str]] = set()
     for one in all_models(store):
         if not one.channel:
             continue
-        if one.stage is Stage.REGISTERED:
+        if one.stage not in (Stage.QUARANTINED, Stage.RETIRED):
             served.add((one.channel, one.model))
         else:
             found.setdefault(one.channel, {})[one.model] = one.stage_act
@@ -228,20 +233,41 @@ def not_served(store: Store) -> dict[str, dict[str, str]]:
     return {channel: names for channel, names in found.items() if names}
 
 
-def _move(store: Store, one: Model, event: str, *, by: str, why: str, tell: bool = False) -> Model:
+Also = Callable[[Connection, Stage, ActDone], None]
+
+
+def move(
+    store: Store,
+    one: Model,
+    event: str,
+    *,
+    by: str,
+    why: str,
+    tell: bool = False,
+    also: Also | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> Model:
+    """Bring a model from the stage it is in to the one after ``event``: an act, then the state, in one transaction.
+
+    ``also`` changes in the same transaction what hangs together with it, and may raise to stop it. ``tell``: workers must hear of
+    it. By a rule, a model that is in another stage meanwhile stays there and is returned as it was. Raises ``StageError``,
+    ``ConfigError``.
+    """
     if not by.strip() or not why.strip():
         raise ConfigError("this has a name and a reason: give --by and --why")
     now_ns = time.time_ns()
     with store.changing() if tell else store.writing() as connection:
         stage = connection.execute(select(models.c.stage).where(models.c.id == one.id)).scalar_one()
         if Stage(stage) is not one.stage:
-            if by == RULE:
+            if by.startswith(_RULES):
                 return one  # another node was first
             raise StageError(f"`{one.id}` was moved by somebody else meanwhile; look at `upeti models show {one.id}`")
         new = after(one.stage, event)
-        done = act(now_ns, by, f"models.{event}", one.id, why, stage=new)
-        record_acts(store.data_dir, done)
+        done = act(now_ns, by, f"models.{event}", one.id, why, stage=new, **(detail or {}))
         changes: dict[str, Any] = {"stage": new, "stage_act": done.act_id, "stage_why": why, "stage_ns": now_ns}
+        if also is not None:
+            also(connection, new, done)
+        record_acts(store.data_dir, done)
         connection.execute(update(models).where(models.c.id == one.id).values(**changes))
     return msgspec.structs.replace(one, **changes)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from upeti.control import config_file, consents
+from upeti.control import config_file, consents, rollout
 from upeti.control.books import Books
 from upeti.control.budgets import stored_terms
 from upeti.control.capacity import post_capacity
@@ -26,11 +26,13 @@ from upeti.control.models import not_served, quarantine_touched
 from upeti.control.places import Places, write_private
 from upeti.control.rights import terms_of_files, with_state
 from upeti.control.store import Store
+from upeti.control.students import all_students
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError
 from upeti.gateway import snapshot as snapshot_file
 from upeti.gateway.log import Log
 from upeti.gateway.snapshot import CaptureView, Snapshot
+from upeti.learning import served as served_file
 from upeti.money.budget_terms import BudgetTerms
 from upeti.money.capacity import Capacity
 from upeti.money.price import Price
@@ -164,6 +166,8 @@ class Snapshots:
         Books(self._store).keep_prices(_prices_of(compiled.snapshot), time.time_ns())
         # Always a new version: a secret's file may have changed, which only its reader sees.
         self._current = msgspec.structs.replace(compiled.snapshot, version=self._store.next_version())
+        # The students' process first: who is asked is there by then.
+        served_file.write(self._places.run, rollout.served(all_students(self._store), self._places.data_dir))
         snapshot_file.write(self._places.snapshot, self._current)
         if document.text != self._document.text or not self._places.good_config.exists():
             write_private(self._places.good_config, document.text)
@@ -247,6 +251,7 @@ def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int) -> State:
         latches=tuple(row.latch for row in all_latches(store)),
         not_served=not_served(store),
         faults=faults_in_force(store, now_ns),
+        shares=rollout.shares(all_students(store)),
         terms=terms,
         at_ns=now_ns,
     )

@@ -87,7 +87,7 @@ class Students:
         self.by_model: dict[str, Serving] = {}
         self.refusals: dict[str, str] = {}  # model -> why it was not loaded
         self.wanted: tuple[Served, ...] = ()
-        # Told of each answer that was given: whose it is, the request's body, what was predicted.
+        # Told of each answer that was given, or would have been: whose it is, the request's body, what was predicted.
         self.on_answer: Callable[[Served, bytes, Predicted], None] | None = None
 
     async def take(self, wanted: Sequence[Served]) -> None:
@@ -111,7 +111,10 @@ class Students:
     async def _serving(self, served: Served, before: Serving | None) -> Serving:
         same = ("folder", "sha256")
         if before is not None and all(getattr(before.served, name) == getattr(served, name) for name in same):
-            return Serving(served, before.student, before.batcher)  # only what it may answer has changed
+            again = Serving(served, before.student, before.batcher)  # only what it may answer has changed
+            if served.certificate == before.served.certificate:
+                again.stopped = before.stopped
+            return again
         loop = asyncio.get_running_loop()
         student, text_s = await loop.run_in_executor(None, self._loaded, served)
         settings = self._settings
@@ -268,6 +271,9 @@ class _Asking:
             self._defer(Reason.NOT_SURE)
         elif not self._fits(serving.student.form, predicted):
             self._defer(Reason.CANNOT)
+        elif served.shadow:
+            self._defer(Reason.SHADOW)
+            self._tell(predicted)
         else:
             self._answer(predicted)
 
@@ -299,8 +305,11 @@ class _Asking:
         )
         serving.answered += 1
         self._reply.send(200, data, b"text/event-stream" if stream else b"application/json")
+        self._tell(predicted)
+
+    def _tell(self, predicted: Predicted) -> None:
         if self._students.on_answer is not None:
-            self._students.on_answer(serving.served, self._body, predicted)
+            self._students.on_answer(self._serving.served, self._body, predicted)
 
 
 # -- HTTP ------------------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     target: str = ""  # what was certified, for people
     certificate: str = ""  # its id
     lapses_ns: int = 0  # 0: never
+    shadow: bool = False  # it only says what it would have answered
     out_of_scope: bool = True  # whether it leaves what is unlike its training texts
 
 

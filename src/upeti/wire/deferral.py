@@ -15,6 +15,7 @@ HEADER: Final = "x-upeti-deferred"  # its value is a reason
 class Reason(StrEnum):
     """Why an own model leaves a call to the next candidate."""
 
+    SHADOW = "shadow"  # it is not let in yet, and would have answered
     NOT_SURE = "not_sure"  # below its certified threshold
     OUT_OF_SCOPE = "out_of_scope"  # unlike what it was trained on
     OTHER_TEMPLATE = "other_template"  # not a call of its task
