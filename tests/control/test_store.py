@@ -27,6 +27,7 @@ from upeti.control import (
     tables_lineage,
     tables_rights,
     tables_students,
+    tables_tasks,
 )
 from upeti.control.keys import KeyRow
 from upeti.control.ports import free_port
@@ -138,6 +139,7 @@ def test_migrations_make_the_tables_that_the_code_knows(open_store: OpenStore) -
     assert tables_latches.metadata is tables.metadata
     assert tables_capture.metadata is tables.metadata
     assert tables_lineage.metadata is tables.metadata
+    assert tables_tasks.metadata is tables.metadata
     assert tables_drills.metadata is tables.metadata
     assert tables_students.metadata is tables.metadata
 

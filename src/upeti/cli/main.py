@@ -94,6 +94,11 @@ COMMANDS: Final = {
     "capture": Command(
         "upeti.cli.capture", "capture_app", "Kept questions and answers: consent, what is there, erasure."
     ),
+    "tasks": Command(
+        "upeti.cli.tasks",
+        "tasks_app",
+        "What is asked again and again: found, declared, and what owning it would save.",
+    ),
     "dataset": Command(
         "upeti.cli.dataset", "dataset_app", "Data sets out of kept pairs: every row by permission, signed, audited."
     ),

@@ -133,6 +133,22 @@ def _pairs(store: Store, conditions: list[ColumnElement[bool]]) -> Iterator[Pair
         after = rows[-1]["at_ns"], rows[-1]["pair_id"]
 
 
+def newest(store: Store, count: int, *, task: str, wire: str) -> list[Pair]:
+    """Return the newest ``count`` pairs of a task ("": of none) on a wire whose bodies are there, the newest first."""
+    where = [pairs.c.task == task, pairs.c.wire == wire, pairs.c.erased_ns == 0]
+    query = select(pairs).where(*where).order_by(pairs.c.at_ns.desc(), pairs.c.pair_id.desc()).limit(count)
+    with store.engine.connect() as connection:
+        rows = connection.execute(query).mappings().all()
+    return [msgspec.convert({name: row[name] for name in Pair.__struct_fields__}, Pair) for row in rows]
+
+
+def tasks_of(store: Store) -> list[str]:
+    """Return the tasks that kept pairs are of, by name, "" among them for pairs of none."""
+    query = select(pairs.c.task).where(pairs.c.erased_ns == 0).distinct().order_by(pairs.c.task)
+    with store.engine.connect() as connection:
+        return list(connection.execute(query).scalars())
+
+
 def captured_under(store: Store, contract: str) -> dict[str, int]:
     """Return how many pairs are kept that were captured under a contract, by channel."""
     there = (pairs.c.contract == contract) & (pairs.c.erased_ns == 0)
