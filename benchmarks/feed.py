@@ -47,6 +47,7 @@ from upeti.feed.store import FeedStore
 
 RESULT: Final = machine.BUILD.parent / "bench-feed.json"
 CACHE: Final = machine.BUILD / "feed-vectors"
+SHARED: Final = Path(os.environ.get("UPETI_SHARED", Path(__file__).parents[2] / "shared" / "data"))
 TENANT: Final = "bench"
 _KEY: Final = "upeti-key-of-the-benchmark"
 _CONFIG: Final = """data_dir = "data"
@@ -308,8 +309,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("quality", "speed", "scale"))
     parser.add_argument("--quick", action="store_true", help="Shorter; figures are less certain.")
-    default = os.environ.get("UPETI_SHARED", str(Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("--shared", type=Path, default=Path(default), help="The folder of all data sets.")
+    parser.add_argument("--shared", type=Path, default=SHARED, help="The folder of all data sets.")
     given = parser.parse_args()
     figures: list[Figure] = []
     threadpool_limits(1)  # one core is measured

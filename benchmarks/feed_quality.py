@@ -89,7 +89,7 @@ def warm(folder: Path, cache: Path, *, test_days: int = TEST_DAYS, nights: int =
     users: list[str] = []
     training, rankers = TrainingSet(), {}
     fitted_day = 0
-    windows = _Windows(feedback, state)
+    windows = Windows(feedback, state)
     for feed in replay(state, feedback, test_from - TRAIN_DAYS, nights=nights):
         if feed.day >= test_from:
             if not rankers or feed.day >= fitted_day + REFIT_DAYS:
@@ -115,7 +115,7 @@ def _tail(training: TrainingSet, feeds: int = 4_000) -> TrainingSet:
     return training
 
 
-def _judged(feed: ReplayedFeed, rankers: dict[str, Ranker], windows: _Windows, state: FeedState) -> dict[str, float]:
+def _judged(feed: ReplayedFeed, rankers: dict[str, Ranker], windows: Windows, state: FeedState) -> dict[str, float]:
     values = {}
     for days in (3, 14):
         values[f"{days}-day popularity"] = windows.ndcg(feed, days, state)
@@ -128,7 +128,7 @@ def _judged(feed: ReplayedFeed, rankers: dict[str, Ranker], windows: _Windows, s
     return values
 
 
-class _Windows:
+class Windows:
     """Counts of the last days as a window, over the full catalogue: the baseline that others report."""
 
     def __init__(self, feedback: Sequence[Feedback], state: FeedState) -> None:

@@ -10,13 +10,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from support.feed_side import NOW_NS, T
+from support.feed_side import NOW_NS, T, feed_server
 from support.feed_world import World
 from support.keeper_side import until
 from support.upeti_process import CONFIG, KEY, UpetiProcess, upeti_process
@@ -65,11 +66,24 @@ limit = "0.002"
 feature = "feed-enrichment"
 key = "k2"
 
+[[budget]]
+name = "none"
+limit = "0.000001"
+feature = "feed-enrichment"
+key = "k3"
+
 [[key]]
 id = "k2"
 tenant = "acme"
-sha256 = "SHA"
-""".replace("SHA", __import__("hashlib").sha256(b"upeti-key-with-little-money").hexdigest())
+sha256 = "LITTLE"
+
+[[key]]
+id = "k3"
+tenant = "acme"
+sha256 = "NONE"
+""".replace("LITTLE", sha256(b"upeti-key-with-little-money").hexdigest()).replace(
+    "NONE", sha256(b"upeti-key-with-no-money").hexdigest()
+)
 
 
 def filled(directory: Path, count: int = 20, text: str = "A film about number {n}.") -> FeedStore:
@@ -196,6 +210,29 @@ def test_a_gateway_that_is_down_pauses_it_and_the_pauses_grow(tmp_path: Path) ->
     done = worker_of(tmp_path, "http://127.0.0.1:9").run_once()
     assert "no answer" in done.why
     assert not done.labelled
+
+
+def test_feeds_go_on_without_gateway_or_money_and_labels_come_when_both_are_back(
+    upeti: UpetiProcess, tmp_path: Path
+) -> None:
+    filled(tmp_path, 30)
+    with feed_server(tmp_path) as server:
+
+        def shown() -> list[str]:
+            status, body = server.call("GET", "/v1/feed?user=ana&n=30")
+            assert status == 200
+            return [one["item"] for one in body["items"]]
+
+        catalogue = server.service.tenant(T).feed.state.catalogue
+        assert worker_of(tmp_path, "http://127.0.0.1:9", route="back").run_once().pause_s > 0
+        assert len(shown()) == 30
+        broke = worker_of(tmp_path, upeti.gateway, key="upeti-key-with-no-money", route="back").run_once()
+        assert "budget_exceeded" in broke.why
+        assert len(shown()) == 30
+        assert not any(catalogue.enrichment_version(place) for place in range(30))
+        assert worker_of(tmp_path, upeti.gateway, route="back").run_once().labelled == 30
+        until(lambda: all(catalogue.enrichment_version(place) for place in range(30)))
+        assert len(shown()) == 30
 
 
 def test_a_provider_that_fails_now_and_then_only_delays(upeti: UpetiProcess, tmp_path: Path) -> None:

@@ -151,6 +151,29 @@ def test_one_service_at_a_time_and_a_stop_that_loses_nothing(service: Service) -
     assert len(FeedStore(service.directory / "data").feedback(T)) == 500
 
 
+def test_a_refit_that_is_killed_while_it_writes_leaves_nothing_half_made(tmp_path: Path) -> None:
+    """As the slow test below, at the one moment where something is half made."""
+    store = populated(tmp_path, days=6, users=20)
+    models = ModelStore(store.tenant_dir(T))
+    state, _ = load_state(store, T)
+    models.save("000000000001", state, None)
+    models.make_current("000000000001")
+    program = [sys.executable, "-m", "upeti.feed.refit", "--data-dir", str(tmp_path), "--tenant", T, "--no-embed"]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    directory = store.tenant_dir(T) / "models"
+    while not (aside := [path for path in directory.glob(".*-*") if path.is_dir()]) and process.poll() is None:
+        time.sleep(0.0005)  # what is looked for is there for some milliseconds
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "it was over before it was seen"
+    assert aside
+    assert models.current() == "000000000001"
+    for version in models.versions():
+        models.load(version, state.catalogue)  # each is whole
+    models.clean()
+    assert not [path for path in directory.glob(".*") if path.is_dir()]
+
+
 @pytest.mark.slow
 def test_a_refit_that_is_killed_leaves_what_served(tmp_path: Path) -> None:
     store = populated(tmp_path)

@@ -236,6 +236,28 @@ def test_explaining_says_what_speaks_for_an_item_and_why_it_is_not_there() -> No
     assert "describe" in feed.explain("u12", "nameless", NOW_NS)["why_not"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("off_ns", [-400 * DAY_NS, -HOUR_NS, 400 * DAY_NS, 20_000 * DAY_NS])
+def test_a_server_clock_that_jumps_gives_a_feed_all_the_same(off_ns: int) -> None:
+    feed = trained(fed())
+    feed.feed(FeedRequest("u6", 10), NOW_NS)
+    answer = feed.feed(FeedRequest("u6", 10), NOW_NS + off_ns)
+    assert all(np.isfinite(one.score) for one in answer.entries)
+    assert all(np.isfinite(value) for row in answer.impressions for value in row.features.values())
+    assert bool(answer.entries) == (off_ns > -DAY_NS)  # before they were published there is nothing to show
+    assert names(feed.feed(FeedRequest("u6", 10), NOW_NS))
+
+
+def test_a_vector_that_is_no_number_spoils_no_feed() -> None:
+    feed = trained(fed())
+    catalogue = feed.state.catalogue
+    rows = np.full((3, catalogue.vectors.shape[1]), np.nan, np.float32)
+    catalogue.set_vectors(np.arange(3), rows)
+    assert not catalogue.has_vector[:3].any()
+    answer = feed.feed(FeedRequest("u6", 30), NOW_NS)
+    assert len(set(names(answer))) == len(answer.entries) > 10
+    assert all(np.isfinite(one.score) for one in answer.entries)
+
+
 def test_an_empty_tenant_has_an_empty_feed() -> None:
     assert TenantFeed(FeedState(), Feed()).feed(FeedRequest("u"), NOW_NS).entries == []
 

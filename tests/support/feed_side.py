@@ -18,7 +18,7 @@ import uvicorn
 from support.keeper_side import until
 from upeti.core.config import Feed
 from upeti.feed.api import create_app
-from upeti.feed.http import unknown_key
+from upeti.feed.http import TenantOf, unknown_key
 from upeti.feed.items import Feedback, Item, checked_feedback, checked_item
 from upeti.feed.service import FeedService
 from upeti.feed.store import FeedStore
@@ -80,12 +80,12 @@ def tenant_of(digest: bytes) -> str:
 class FeedServer:
     """A feed service on a real port, in a thread of this process."""
 
-    def __init__(self, directory: Path, settings: Feed | None = None) -> None:
+    def __init__(self, directory: Path, settings: Feed | None = None, keys: TenantOf = tenant_of) -> None:
         self.service = FeedService(directory, settings or Feed(embed=False, refit_minutes=0), say=lambda _text: None)
         self.said: list[str] = []
         listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        app = create_app(self.service, tenant_of)
+        app = create_app(self.service, keys)
         self._server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         self._client = httpx.Client(timeout=30, verify=False)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
@@ -108,8 +108,8 @@ class FeedServer:
 
 
 @contextmanager
-def feed_server(directory: Path, settings: Feed | None = None) -> Iterator[FeedServer]:
-    server = FeedServer(directory, settings)
+def feed_server(directory: Path, settings: Feed | None = None, keys: TenantOf = tenant_of) -> Iterator[FeedServer]:
+    server = FeedServer(directory, settings, keys)
     server.start()
     try:
         yield server

@@ -108,9 +108,10 @@ class Catalogue:
             self.version += 1
 
     def set_vectors(self, places: Places, vectors: NDArray[np.float32]) -> None:
-        """Give items their embeddings; a row of zeros says that the text had nothing to embed."""
-        self._vectors.values[places] = vectors
-        self._has_vector.values[places] = vectors.any(1)
+        """Give items their embeddings; a row of zeros says that the text had nothing to embed, as one with NaN does."""
+        usable = np.asarray(np.isfinite(vectors).all(1) & vectors.any(1))
+        self._vectors.values[places] = np.where(usable[:, None], vectors, np.float32(0))
+        self._has_vector.values[places] = usable
         self.version += 1
 
     def set_enrichment(self, versions: Mapping[Source, Enrichment]) -> None:
