@@ -108,6 +108,11 @@ COMMANDS: Final = {
         "certificate_app",
         "Certificates of own models: what is promised, and computing it again.",
     ),
+    "students": Command(
+        "upeti.cli.students",
+        "students_app",
+        "Own models that answer under a certificate: stages, audits, roll-back.",
+    ),
     "lineage": Command(
         "upeti.cli.models",
         "lineage",

@@ -27,6 +27,7 @@ from upeti.control.api_drills import add_drills
 from upeti.control.api_lineage import add_lineage
 from upeti.control.api_parts import Bearer
 from upeti.control.api_rights import add_rights
+from upeti.control.api_students import add_students
 from upeti.control.budgets import budget_from, drop_terms, keep_terms, release, standings, stored_terms
 from upeti.control.compile import terms_of
 from upeti.control.drill_watch import DrillWatch
@@ -239,6 +240,7 @@ def create_app(keeper: Keeper) -> FastAPI:
     add_drills(app, keeper, authorize)
     add_capture(app, keeper, authorize)
     add_lineage(app, keeper, authorize)
+    add_students(app, keeper, authorize)
     add_channels(app, keeper, authorize)
     add_conduct(app, keeper, authorize)
     return app

@@ -182,7 +182,7 @@ def _loader() -> Callable[[Served], Student]:
         load = import_module("upeti.learning.student").load
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: `pip install 'upeti[learning]'`") from None
-    return lambda served: load(Path(served.folder), served.sha256)
+    return lambda served: load(Path(served.folder), digest=served.sha256)
 
 
 if __name__ == "__main__":
