@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-conduct conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-students bench-conduct conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ bench-conduct: setup ## How often the conduct monitor errs, on ../shared/data; w
 
 bench-feed: setup ## How well the feed ranks on real data, and how fast; writes build/bench-feed.json
 	$(BIN)/python -m benchmarks.feed $(ARGS)
+
+bench-students: setup ## How fast own models answer, beside scikit-learn, on ../shared/data; writes build/bench-students.json
+	$(BIN)/python -m benchmarks.student_speed $(ARGS)
 
 conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
 	$(BIN)/python conformance/run.py

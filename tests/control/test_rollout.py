@@ -17,6 +17,7 @@ from upeti.core.config_learning import Learning
 from upeti.core.errors import ConfigError
 from upeti.gateway.snapshot import ShareView
 from upeti.journal.acts import read_acts
+from upeti.learning.target import ClassLimit, Kind, Target
 from upeti.rights.stage import Stage, StageError
 
 OpenStore = Callable[[], Store]
@@ -142,6 +143,10 @@ def test_what_is_served_is_the_copy_with_what_was_certified(tmp_path: Path, open
     (canary,) = rollout.served([rollout.promote(store, "intents", **BY)], store.data_dir)
     assert (canary.threshold, canary.shadow, canary.sha256) == (0.5, False, one.sha256)
     assert canary.lapses_ns == held.heard_ns + 7 * DAY_NS
+    assert canary.only == ()
+    classes = Target(Kind.CLASS, 0.05, (ClassLimit(("refund",), 0.05), ClassLimit(("fee",), 0.1)))
+    (canary,) = rollout.served([certified(store, target=classes)], store.data_dir)
+    assert canary.only == (("refund",), ("fee",))  # nothing was shown of other answers
     (tmp_path / "trained-intents-1" / "tiny.json").unlink()
     assert (Path(canary.folder) / "tiny.json").exists(), "it is a copy"
     assert Path(canary.folder).is_relative_to(store.data_dir)

@@ -16,16 +16,22 @@ import openai
 import pytest
 import uvloop
 
-from support.gateway_side import Books, Served, candidate, channel, route, serving, snapshot, until
+from support.gateway_side import Books, candidate, channel, route, serving, snapshot, until
+from support.gateway_side import Served as Gateway
+from support.learning_side import CARD, banking, trained
 from support.students_process import StudentsProcess
-from support.tiny_students import messages, tiny_served
+from support.tiny_students import TEMPLATE, messages, tiny_served
 from upeti.gateway.latch import Latch, Scope, State, Subject
 from upeti.gateway.snapshot import ShareView
+from upeti.learning.ladder import Ladder
+from upeti.learning.served import First, Served
+from upeti.learning.train import keep
 from upeti.money.price import Price
 from upeti.sim.provider import SimProvider
 
 FREE = {"*": (Price("local", "USD", 0, {"input": 0, "output": 0}),)}
 MODELS = ("own-1", "own-2", "own-3")
+SERVICE = "upeti.control.students_service"  # with students as training makes them
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
 class Scene:
     """A gateway with a route for each student, the same teacher behind all of them."""
 
-    def __init__(self, served: Served, students: StudentsProcess, client: openai.AsyncOpenAI) -> None:
+    def __init__(self, served: Gateway, students: StudentsProcess, client: openai.AsyncOpenAI) -> None:
         self.served = served
         self.students = students
         self.client = client
@@ -72,11 +78,12 @@ async def scene(
     folder: Path,
     started: list[StudentsProcess],
     teacher: SimProvider,
-    *served: Any,
+    *served: Served,
     within_ms: int = 500,
+    module: str = "support.tiny_students",
     **changes: Any,
 ) -> AsyncIterator[Scene]:
-    students = StudentsProcess(folder / "students", *served, answer_within_ms=within_ms)
+    students = StudentsProcess(folder / "students", *served, module=module, answer_within_ms=within_ms)
     started.append(students)
     await asyncio.to_thread(students.start)
     channels = [
@@ -164,6 +171,74 @@ async def test_a_corrupt_file_is_refused_and_the_other_students_go_on(
         (here.students.run / "students.json").write_bytes(b"{")
         await until(lambda: "students_refused" in {one["event"] for one in here.students.events()}, what="its log")
         assert (await here.ask())[0] == "own"
+
+
+async def test_a_trained_student_answers_defers_and_is_refused_when_a_byte_of_it_changed(
+    tmp_path: Path, started: list[StudentsProcess], provider: SimProvider
+) -> None:
+    made = trained("l1")
+    served = []
+    for model in MODELS[:2]:
+        digest = keep(made, tmp_path / model)
+        served.append(
+            Served(
+                model=model,
+                folder=str(tmp_path / model),
+                sha256=digest,
+                task="intents",
+                template=TEMPLATE,
+                threshold=0.6,
+            )
+        )
+    weights = tmp_path / "own-2" / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    texts = [row.text for row in banking(labels=CARD)[1][250:290]]
+    said = made.student.predict(texts)
+    async with scene(tmp_path, started, provider, *served, module=SERVICE, within_ms=4_000) as here:
+        found = await asyncio.gather(*(here.ask(text) for text in texts))
+        for (who, label), values, confidence, in_scope in zip(
+            found, said.answers, said.confidence, said.in_scope, strict=True
+        ):
+            sure = in_scope and confidence >= 0.6
+            assert who == ("own" if sure else "teacher")
+            assert not sure or (label,) == values
+        assert {who for who, _ in found} == {"own", "teacher"}
+        assert (await here.ask("zxq vvkk jjpp 8841"))[0] == "teacher"
+        both = {"not_sure", "out_of_scope"}
+        await until(lambda: here.students.status()["own-1"]["deferred"].keys() == both, what="its status")
+        assert (await here.ask(texts[0], route="own-2"))[0] == "teacher"
+        assert "weights.safetensors was changed" in here.students.status()["own-2"]["why"]
+
+
+async def test_a_trained_ladder_says_what_its_two_students_say(
+    tmp_path: Path, started: list[StudentsProcess], provider: SimProvider
+) -> None:
+    l1, l2 = trained("l1"), trained("l2")
+    first = First(str(tmp_path / "l1"), keep(l1, tmp_path / "l1"), 0.7)
+    served = Served(
+        model="own-1",
+        folder=str(tmp_path / "l2"),
+        sha256=keep(l2, tmp_path / "l2"),
+        task="intents",
+        template=TEMPLATE,
+        threshold=0.5,
+        first=first,
+    )
+    texts = [row.text for row in banking(labels=CARD)[1][250:274]]
+    said = Ladder(l1.student, l2.student, 0.7).predict(texts)
+    async with scene(tmp_path, started, provider, served, module=SERVICE, within_ms=10_000) as here:
+        found = await asyncio.gather(*(here.ask(text) for text in texts))
+        for (who, label), values, confidence, in_scope in zip(
+            found, said.answers, said.confidence, said.in_scope, strict=True
+        ):
+            sure = in_scope and confidence >= 0.5
+            assert who == ("own" if sure else "teacher")
+            assert not sure or (label,) == values
+        await until(lambda: here.students.status()["own-1"]["steps"][1]["texts"], what="its status")
+        quick, slow = here.students.status()["own-1"]["steps"]
+        assert quick["texts"] > slow["texts"]
 
 
 async def test_a_swap_under_load_drops_no_call(

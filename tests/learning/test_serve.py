@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from support.tiny_students import FORM, TEMPLATE, TinyStudent, load, messages, tiny_served
+from support.tiny_students import FORM, TEMPLATE, TinyFile, TinyStudent, load, messages, tiny_folder, tiny_served
 from upeti.core.config_learning import Learning
 from upeti.learning import answers
+from upeti.learning.ladder import Ladder
 from upeti.learning.serve import Connection, Students
-from upeti.learning.served import Served
+from upeti.learning.served import First, Served
 from upeti.learning.template import Template
 from upeti.wire.deferral import Reason
 
@@ -336,6 +340,51 @@ async def test_another_threshold_loads_nothing(tmp_path: Path) -> None:
         await served.students.take([tiny_served(tmp_path, threshold=0.95)])
         assert served.student() is before
         assert await served.deferred() == "not_sure"
+
+
+async def test_a_certificate_of_some_answers_lets_it_give_no_other(tmp_path: Path) -> None:
+    async with running(tiny_served(tmp_path, only=(("refund",),))) as served:
+        assert (await served.ask("refund please")).status_code == 200
+        assert await served.deferred("invoice please") == "not_sure"
+
+
+# -- ladders -----------------------------------------------------------------------------------------------------------
+
+
+def ladder(folder: Path, sure: float = 0.8, text_ms: float = 5.0, **changes: Any) -> Served:
+    first = First(str(folder / "first"), tiny_folder(folder / "first", mark="-first"), sure)
+    return tiny_served(folder / "then", mark="-then", text_ms=text_ms, first=first, threshold=0.3, **changes)
+
+
+async def test_the_quick_one_says_what_it_is_sure_of_and_never_waits_for_the_other(tmp_path: Path) -> None:
+    async with running(ladder(tmp_path, text_ms=200), answer_within_ms=10_000) as served:
+        slow = asyncio.ensure_future(served.ask("refund unsure"))
+        quick = [(await served.ask(f"label{number} x")).json() for number in range(5)]
+        assert not slow.done()
+        assert {one["choices"][0]["message"]["content"][-6:] for one in quick} == {"-first"}
+        assert (await slow).json()["choices"][0]["message"]["content"] == "refund-then"
+        assert await served.deferred("refund unlike") == "out_of_scope"
+        steps = served.students.status()["own-1"]["steps"]
+        assert [step["texts"] for step in steps] == [7, 2]
+
+
+@given(
+    st.lists(st.sampled_from(["refund x", "refund unsure", "refund unlike", "x"])), st.sampled_from([0.0, 0.4, 0.8, 1])
+)
+def test_a_ladder_says_of_a_text_the_same_in_every_batch(texts: list[str], sure: float) -> None:
+    both = Ladder(TinyStudent(TinyFile("-first")), TinyStudent(TinyFile("-then")), sure)
+    whole = both.predict(texts)
+    each = [both.predict([text]) for text in texts]
+    assert whole.answers == [one.answers[0] for one in each]
+    assert whole.confidence == [one.confidence[0] for one in each]
+    assert whole.in_scope == [one.in_scope[0] for one in each]
+
+
+def test_the_two_of_a_ladder_answer_in_one_form() -> None:
+    other = TinyStudent(TinyFile())
+    other.form = msgspec.structs.replace(FORM, prefix="Label: ")
+    with pytest.raises(ValueError, match="different forms"):
+        Ladder(TinyStudent(TinyFile()), other, 0.5)
 
 
 async def test_whoever_audits_is_told_of_answers_alone(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from upeti.learning.answers import AnswerForm, Field, Values
+from upeti.learning.ladder import Ladder, Student
 from upeti.learning.served import Served
 from upeti.learning.template import Template
 
@@ -71,10 +72,16 @@ def tiny_served(folder: Path, model: str = "own-1", mark: str = "", text_ms: flo
     return Served(**(fields | {"threshold": 0.5, "target": "system 5 %", "certificate": "crt_1"} | changes))
 
 
-def load(served: Served) -> TinyStudent:
-    data = (Path(served.folder) / "tiny.json").read_bytes()
-    if hashlib.sha256(data).hexdigest() != served.sha256:
-        raise ValueError(f"{served.folder}/tiny.json is not what was certified")
+def load(served: Served) -> Student:
+    student = _tiny(served.folder, served.sha256)
+    first = served.first
+    return student if first is None else Ladder(_tiny(first.folder, first.sha256), student, first.sure)
+
+
+def _tiny(folder: str, sha256: str) -> TinyStudent:
+    data = (Path(folder) / "tiny.json").read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{folder}/tiny.json is not what was certified")
     return TinyStudent(msgspec.json.decode(data, type=TinyFile))
 
 

@@ -204,6 +204,7 @@ def served(students: Iterable[Student], data_dir: Path) -> list[Served]:
                 threshold=certificate.threshold if certificate is not None else NEVER,
                 shadow=not serves.answers,
                 target=str(certificate.target.kind) if certificate is not None else "",
+                only=tuple(limit.label for limit in certificate.target.classes) if certificate is not None else (),
                 certificate=certificate.id if certificate is not None else "",
                 lapses_ns=lapses_ns(one),
             )

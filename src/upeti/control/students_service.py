@@ -14,11 +14,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -28,7 +28,8 @@ from upeti.core.config_learning import Learning
 from upeti.core.errors import ConfigError, UpetiError
 from upeti.gateway.log import Log
 from upeti.learning import served as served_file
-from upeti.learning.serve import Connection, Student, Students
+from upeti.learning.ladder import Ladder, Student
+from upeti.learning.serve import Connection, Students
 from upeti.learning.served import FILE, STATUS_FILE, Served, ServedFileError
 
 EXIT_TAKEN: Final = 3
@@ -179,10 +180,23 @@ def main(load: Callable[[Served], Student] | None = None) -> int:
 def _loader() -> Callable[[Served], Student]:
     """Raises ``ConfigError`` where a package is missing."""
     try:
-        load = import_module("upeti.learning.student").load
+        from upeti.learning.student import load
+        from upeti.providers.minilm import MiniLm
     except ModuleNotFoundError as error:
         raise ConfigError(f"{error.name} is not installed: `pip install 'upeti[learning]'`") from None
-    return lambda served: load(Path(served.folder), digest=served.sha256)
+    encoder = cache(MiniLm)  # 90 MB: one for all students that need it, none where nobody does
+
+    def embed(texts: Sequence[str]) -> Any:
+        return encoder().embed(texts)
+
+    def loaded(served: Served) -> Student:
+        student = load(Path(served.folder), digest=served.sha256, embed=embed)
+        first = served.first
+        if first is None:
+            return student
+        return Ladder(load(Path(first.folder), digest=first.sha256, embed=embed), student, first.sure)
+
+    return loaded
 
 
 if __name__ == "__main__":

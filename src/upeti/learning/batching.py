@@ -13,27 +13,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from upeti.learning.answers import Values
+from upeti.learning.ladder import Prediction
 
 IN_LOOP_S: Final = 0.002  # a text that takes longer is predicted in a thread
 _MEMORY: Final = 0.2  # how much the last batch tells of what a text takes
-
-
-class Prediction(Protocol):
-    """Of n texts: n answers, n confidences in [0, 1], n times whether the text is like those of the task."""
-
-    @property
-    def answers(self) -> Sequence[Values]: ...
-
-    @property
-    def confidence(self) -> Any: ...
-
-    @property
-    def in_scope(self) -> Any: ...
 
 
 class Predicted(msgspec.Struct, frozen=True):
@@ -115,6 +103,8 @@ class Batcher:
 
     def _next(self) -> None:
         self._due = False
+        if self._under_way >= self._at_once:
+            return  # the end of a batch looks at the queue
         batch = self._take()
         if not batch:
             return

@@ -14,14 +14,15 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from secrets import token_hex
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import httptools
 import msgspec
 
 from upeti.core.config_learning import Learning
-from upeti.learning.answers import UNREADABLE, AnswerForm, answer_text, tokens_of, write_answer
-from upeti.learning.batching import Batcher, BusyError, Predicted, Prediction
+from upeti.learning.answers import UNREADABLE, AnswerForm, Values, answer_text, tokens_of, write_answer
+from upeti.learning.batching import Batcher, BusyError, Predicted
+from upeti.learning.ladder import Ladder, Student
 from upeti.learning.served import Served
 from upeti.learning.template import match, prompt_of, text_of
 from upeti.wire.deferral import HEADER, STATUS, Reason
@@ -40,25 +41,29 @@ _SAID: Final = {
 }
 
 
-class Student(Protocol):
-    """A student that is loaded."""
-
-    @property
-    def form(self) -> AnswerForm: ...
-
-    def predict(self, texts: Sequence[str]) -> Prediction: ...
-
-
 class Serving:
     """A student that answers, with what waits for it."""
 
-    def __init__(self, served: Served, student: Student, batcher: Batcher) -> None:
+    def __init__(self, served: Served, student: Student, batchers: Sequence[Batcher]) -> None:
+        """``batchers`` are one for each student: of a ladder the quick one's comes first."""
         self.served = served
         self.student = student
-        self.batcher = batcher
+        self.batchers = batchers
+        self.only = frozenset(served.only)
         self.stopped = ""  # why it answers nothing any more
         self.answered = 0
         self.deferred: Counter[Reason] = Counter()
+
+
+def _warmed_up(student: Student) -> float:
+    """Return what a text takes a student, in seconds: the first ones take longer."""
+    student.predict([_WARM_UP])
+    times: list[float] = []
+    while len(times) < _WARM_UPS and sum(times) < _WARM_UP_S:
+        began_s = time.perf_counter()
+        student.predict([_WARM_UP])
+        times.append(time.perf_counter() - began_s)
+    return min(times)
 
 
 class Students:
@@ -109,16 +114,24 @@ class Students:
                 self._refused(served, error)
 
     async def _serving(self, served: Served, before: Serving | None) -> Serving:
-        same = ("folder", "sha256")
+        same = ("folder", "sha256", "first")
         if before is not None and all(getattr(before.served, name) == getattr(served, name) for name in same):
-            again = Serving(served, before.student, before.batcher)  # only what it may answer has changed
+            again = Serving(served, before.student, before.batchers)  # only what it may answer has changed
             if served.certificate == before.served.certificate:
                 again.stopped = before.stopped
             return again
         loop = asyncio.get_running_loop()
-        student, text_s = await loop.run_in_executor(None, self._loaded, served)
+        student = await loop.run_in_executor(None, self._load, served)
+        steps = (student.first, student.then) if isinstance(student, Ladder) else (student,)
+        batchers = []
+        for step in steps:
+            text_s = await loop.run_in_executor(None, _warmed_up, step)
+            batchers.append(self._batcher(step, text_s))
+        return Serving(served, student, batchers)
+
+    def _batcher(self, student: Student, text_s: float) -> Batcher:
         settings = self._settings
-        batcher = Batcher(
+        return Batcher(
             student.predict,
             self._executor,
             text_s=text_s,
@@ -127,17 +140,6 @@ class Students:
             wait_s=settings.batch_wait_ms / 1000,
             at_once=settings.threads,
         )
-        return Serving(served, student, batcher)
-
-    def _loaded(self, served: Served) -> tuple[Student, float]:
-        """Load a student and find out what a text takes it: the first ones take longer."""
-        student = self._load(served)
-        times: list[float] = []
-        while len(times) < _WARM_UPS and sum(times) < _WARM_UP_S:
-            began_s = time.perf_counter()
-            student.predict([_WARM_UP])
-            times.append(time.perf_counter() - began_s)
-        return student, min(times)
 
     def stop(self, model: str, why: str) -> None:
         """Have a student answer nothing any more, at once: an alarm. It stays so until it is served anew."""
@@ -165,10 +167,7 @@ class Students:
             return
         until_s = asyncio.get_running_loop().time() + self.within_s
         one = _Asking(self, serving, asked, body, text, until_s, reply)
-        try:
-            serving.batcher.submit(one)
-        except BusyError as error:
-            one.failed(error)
+        one.ask()
 
     def _text(self, serving: Serving, asked: Mapping[str, Any]) -> str | Reason:
         """Return what the student reads, or why it leaves the call."""
@@ -200,13 +199,13 @@ class Students:
                 state, why = ("stopped", serving.stopped) if serving.stopped else ("ready", "")
             seen[model] = {"state": state, "why": why, "task": served.task, "sha256": served.sha256}
             if serving is not None:
-                batcher = serving.batcher
                 seen[model] |= {
                     "answered": serving.answered,
                     "deferred": dict(serving.deferred),
-                    "batches": batcher.batches,
-                    "texts": batcher.texts,
-                    "text_us": round(batcher.text_s * 1e6),
+                    "steps": [
+                        {"batches": one.batches, "texts": one.texts, "text_us": round(one.text_s * 1e6)}
+                        for one in serving.batchers
+                    ],
                 }
         return seen
 
@@ -226,7 +225,7 @@ def _beyond(asked: Mapping[str, Any]) -> bool:
 class _Asking:
     """One call that waits for its prediction."""
 
-    __slots__ = ("_asked", "_body", "_reply", "_serving", "_students", "text", "until_s")
+    __slots__ = ("_asked", "_body", "_reply", "_serving", "_step", "_students", "text", "until_s")
 
     def __init__(
         self,
@@ -243,12 +242,20 @@ class _Asking:
         self._asked = asked
         self._body = body
         self._reply = reply
+        self._step = 0  # which of a ladder's students is asked
         self.text = text
         self.until_s = until_s
 
     @property
     def wanted(self) -> bool:
         return not self._reply.gone
+
+    def ask(self) -> None:
+        """Wait for the student whose turn it is."""
+        try:
+            self._serving.batchers[self._step].submit(self)
+        except BusyError as error:
+            self.failed(error)
 
     def failed(self, error: Exception) -> None:
         busy = isinstance(error, BusyError)
@@ -262,20 +269,29 @@ class _Asking:
 
     def told(self, predicted: Predicted) -> None:
         serving = self._serving
-        served = serving.served
+        served, student = serving.served, serving.student
+        ladder = student if isinstance(student, Ladder) and self._step == 0 else None
+        if ladder is not None and not ladder.speaks(predicted.confidence, predicted.in_scope):
+            self._step = 1
+            self.ask()
+            return
         if serving.stopped:
             self._defer(Reason.STOPPED)
         elif served.out_of_scope and not predicted.in_scope:
             self._defer(Reason.OUT_OF_SCOPE)
-        elif not predicted.confidence >= served.threshold or predicted.values == UNREADABLE:
+        elif not predicted.confidence >= served.threshold or not self._may_say(predicted.values):
             self._defer(Reason.NOT_SURE)
-        elif not self._fits(serving.student.form, predicted):
+        elif not self._fits(student.form, predicted):
             self._defer(Reason.CANNOT)
         elif served.shadow:
             self._defer(Reason.SHADOW)
             self._tell(predicted)
         else:
             self._answer(predicted)
+
+    def _may_say(self, values: Values) -> bool:
+        only = self._serving.only
+        return values != UNREADABLE and (not only or values in only)
 
     def _fits(self, form: AnswerForm, predicted: Predicted) -> bool:
         """Whether the teacher could have said all of it: a cap or a stop word of the call may cut it short."""

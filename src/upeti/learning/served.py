@@ -11,10 +11,22 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from upeti.learning.answers import Values
 from upeti.learning.template import Template
 
 FILE: Final = "students.json"  # in the data directory's run
 STATUS_FILE: Final = "students-status.json"  # what the process says of each of them
+
+
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class First(msgspec.Struct, frozen=True):
+    """The quick student of a ladder: it speaks where it is ``sure`` or more, the other one where it is not."""
+
+    folder: str
+    sha256: Digest
+    sure: float
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,7 +34,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Annotated[str, Meta(min_length=1)]  # as routes name it
     folder: str
-    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of the folder; another content is not loaded
+    sha256: Digest  # of the student; another one is not loaded
     task: str
     template: Template
     threshold: Annotated[float, Meta(ge=0)]  # it answers from this confidence on; above 1: never
@@ -30,6 +42,8 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     certificate: str = ""  # its id
     lapses_ns: int = 0  # 0: never
     shadow: bool = False  # it only says what it would have answered
+    only: tuple[Values, ...] = ()  # the only answers that the certificate lets it give; (): all
+    first: First | None = None  # asked before it
     out_of_scope: bool = True  # whether it leaves what is unlike its training texts
 
 
