@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from support.feed_side import DAY_NS, HOUR_NS, NOW_NS, T
@@ -149,3 +150,33 @@ def test_the_arm_that_is_logged_is_the_one_that_is_drawn() -> None:
     experiment = World().experiment()
     arms = {arm_of([experiment], f"user {number}").name for number in range(50)}
     assert arms == {"free", PAID_ARM.name}
+
+
+def test_feeds_of_an_arm_that_take_longer_are_told(tmp_path: Path) -> None:
+    experiment = World().experiment()
+    log = ImpressionLog(tmp_path / "feed" / "tenants" / T)
+    store = FeedStore(tmp_path)
+    for arm, spent_us in (("free", 5_000), ("paid", 9_000)):
+        for number in range(100):
+            row = Impression(
+                f"{arm}{number}", f"{arm}{number}", NOW_NS + 1, f"{arm}{number}", "a", 0, (), arm, "worth", 1.0, 0.0
+            )
+            log.append([msgspec.structs.replace(row, spent_us=spent_us if number < 90 else 2 * spent_us)])
+    log.close()
+    assert log.project() == 1
+    found = report(experiment, store, T, END_NS)
+    assert found.p95_ms == {"free": 10.0, "paid": 18.0}
+    assert "feeds of paid take longer than those of free: 18.0 ms against 10.0 ms (p95)" in found.worth.warnings
+
+
+def test_a_log_of_before_times_were_measured_is_read(tmp_path: Path) -> None:
+    directory = tmp_path / "feed" / "tenants" / T
+    log = ImpressionLog(directory)
+    log.append([Impression("i", "r", NOW_NS, "ana", "a", 0, (), "free", "worth", 1.0, 0.0)])
+    log.close()
+    log.project()
+    (path,) = (directory / "impressions").glob("*.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["spent_us"]), path)
+    assert [row.spent_us for row in ImpressionLog(directory).read()] == [0]
+    found = report(World().experiment(), FeedStore(tmp_path), T, END_NS)
+    assert all(value != value for value in found.p95_ms.values())

@@ -32,6 +32,11 @@ NameArgument = Annotated[str, typer.Argument(help="Name of an experiment.", meta
 ActorOption = Annotated[str, typer.Option("--by", help="Who decides; it is kept in the journal of acts.")]
 ReasonOption = Annotated[str, typer.Option("--why", help="Why; it is kept in the journal of acts.")]
 
+KindOption = Annotated[
+    list[str] | None, typer.Option(help="Kinds of feedback that count; all positive ones without it.")
+]
+WithinOption = Annotated[int, typer.Option(min=1, help="Seconds after an impression in which an event counts.")]
+
 
 @experiment_app.command("create")
 def create_command(
@@ -52,10 +57,11 @@ def create_command(
     traffic: Annotated[float, typer.Option(min=0, max=1, help="Share of users who are in it.")] = 1.0,
     users: Annotated[int, typer.Option(min=100, help="Users per arm at which intervals shall be tightest.")] = 10_000,
     error: Annotated[float, typer.Option(help="How often the verdict may be wrong, at any time.")] = 0.05,
-    kind: Annotated[
-        list[str] | None, typer.Option(help="Kinds of feedback that count; all positive ones without it.")
-    ] = None,
-    within: Annotated[int, typer.Option(min=1, help="Seconds after an impression in which an event counts.")] = 86_400,
+    kind: KindOption = None,
+    within: WithinOption = 86_400,
+    interleaved: Annotated[
+        bool, typer.Option("--interleaved", help="Show two arms in one list: which do people prefer?")
+    ] = False,
     by: ActorOption = "cli",
     why: ReasonOption = "",
     as_json: JsonOption = False,
@@ -76,6 +82,7 @@ def create_command(
             within,
             error,
             users,
+            interleaved=interleaved,
         )
         _show([_experiments(store, directory, tenant).put(_checked(made), by, time.time_ns(), why)], as_json=as_json)
 
@@ -115,6 +122,81 @@ def list_command(tenant: TenantArgument, as_json: JsonOption = False, config: Co
     """List experiments, the oldest first."""
     with opened(config) as (store, directory):
         _show(_experiments(store, directory, tenant).all(), as_json=as_json)
+
+
+@experiment_app.command("preference")
+def preference_command(
+    name: NameArgument, tenant: TenantArgument, as_json: JsonOption = False, config: ConfigOption = None
+) -> None:
+    """Print which of the two arms of an interleaved experiment people take more from. Look as often as you like."""
+    with opened(config) as (store, directory):
+        from upeti.feed.impressions import ImpressionLog
+        from upeti.feed.preferences import preferred
+        from upeti.feed.worth_pages import interval_text, preference_values
+
+        experiment = _experiments(store, directory, tenant).get(name)
+        log = ImpressionLog(store.tenant_dir(tenant))
+        found = preferred(experiment, log, store.feedback(tenant), time.time_ns())
+        if as_json:
+            typer.echo(json.dumps(preference_values(found), indent=2))
+            return
+        first, second = found.arms
+        typer.echo(
+            f"{found.advice}\npreference for {second} over {first}, from -1 to 1: "
+            f"{interval_text(found.preference.interval)}; {found.events:,} events of {found.preference.users:,} users"
+        )
+
+
+@experiment_app.command("screen")
+def screen_command(
+    tenant: TenantArgument,
+    probabilities: Annotated[
+        Path,
+        typer.Option(
+            help="CSV with the columns impression_id and probability: with which the idea would have put that item there."
+        ),
+    ],
+    kind: KindOption = None,
+    within: WithinOption = 86_400,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Print what another way to rank would have earned per impression, from the log. A screen for ideas, no verdict."""
+    with opened(config) as (store, directory):
+        from upeti.feed.impressions import ImpressionLog
+        from upeti.feed.preferences import screened
+        from upeti.feed.worth_pages import interval_text, screen_values
+
+        found = screened(
+            _probabilities(probabilities),
+            _experiments(store, directory, tenant).all(),
+            ImpressionLog(store.tenant_dir(tenant)),
+            store.feedback(tenant),
+            kinds=kind or (),
+            within_s=within,
+        )
+    if as_json:
+        typer.echo(json.dumps([screen_values(one) for one in found], indent=2))
+        return
+    for one in found:
+        doubt = "" if one.is_trusted else "; too little to be trusted"
+        typer.echo(
+            f"{one.method}: {interval_text(one.interval)} engaged events per impression, carried by {one.sample:,.0f} "
+            f"impressions and {one.events:,.0f} events{doubt}"
+        )
+
+
+def _probabilities(path: Path) -> dict[str, float]:
+    """Raises ``ConfigError``."""
+    import csv
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return {row["impression_id"]: float(row["probability"]) for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}); it must be CSV with the columns impression_id and probability"
+        ) from None
 
 
 @feed_app.command("worth")

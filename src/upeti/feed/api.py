@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI, Query, Request, Response
 from upeti import __version__
 from upeti.core.errors import BadRequest, NotFound
 from upeti.feed import wire
-from upeti.feed.api_lab import lab_routes
+from upeti.feed.api_lab import lab_routes, look_routes
 from upeti.feed.gorse_api import (
     Number,
     Offset,
@@ -50,7 +50,16 @@ def create_app(service: FeedService, tenant_of: TenantOf) -> FastAPI:
     app.state.tenant_of = tenant_of
     app.state.service = service
     add_errors(app)
-    for routes in (feedback_routes, item_routes, user_routes, recommend_routes, health_routes, _routes, lab_routes):
+    for routes in (
+        feedback_routes,
+        item_routes,
+        user_routes,
+        recommend_routes,
+        health_routes,
+        _routes,
+        lab_routes,
+        look_routes,
+    ):
         app.include_router(routes(service))
     return app
 
@@ -93,17 +102,17 @@ def _routes(service: FeedService) -> APIRouter:
         ]
         return json_of({"new": await service.add_feedback(caller, events)})
 
-    @api.get("/impressions", summary="What was shown to a user, newest last")
+    @api.get("/impressions", summary="What was shown, to one user or to all, oldest first")
     async def get_impressions(
         caller: Caller,
-        user: str,
+        user: str = "",
         since_ns: Annotated[int, Query(ge=0, description="Nanoseconds since 1970.")] = 0,
         n: Annotated[int, Query(ge=1, le=1000)] = 100,
     ) -> Response:
         log = service.tenant(caller).impressions
-        rows = await service.store_call(lambda: [one for one in log.read(since_ns) if one.user == user])
+        rows = await service.store_call(lambda: [one for one in log.read(since_ns) if user in ("", one.user)])
         names = rows[0].__struct_fields__ if rows else ()
-        return json_of([{name: getattr(row, name) for name in names} for row in rows[-n:]])
+        return json_of([{name: getattr(row, name) for name in names} for row in (rows[-n:] if user else rows[:n])])
 
     @api.get("/explain", summary="Why an item is, or is not, in a user's feed")
     async def explain(caller: Caller, user: str, item: str) -> Response:

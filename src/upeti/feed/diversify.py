@@ -30,6 +30,7 @@ class Chosen(NamedTuple):
     at: int  # into the candidates, or into the pool when it is explored
     is_explored: bool
     propensity: float
+    arm: str = ""  # whose pick it is in an interleaved list
 
 
 def diversify(

@@ -71,6 +71,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error_share: Annotated[float, Meta(gt=0, lt=0.5)] = 0.05  # α of all its statements together, at any time
     users_planned: Annotated[int, Meta(ge=100)] = 10_000  # per arm: where the intervals are tightest
     salt: str = ""  # empty: the name
+    interleaved: bool = False  # every user sees both arms in one list: which is preferred, not what it is worth
     state: State = State.DRAFT
     started_ns: int = 0
     stopped_ns: int = 0
@@ -103,6 +104,8 @@ def check(experiment: Experiment) -> None:
         raise ConfigError(
             f"experiment {experiment.name}: event_value says what one more engaged event is worth: over 0"
         )
+    if experiment.interleaved and (len(names) > 2 or experiment.item_holdout_share):
+        raise ConfigError(f"experiment {experiment.name}: interleave two arms, without an item hold-out")
     if experiment.item_holdout_share > 0.5:
         raise ConfigError(f"experiment {experiment.name}: hold out at most half of the items; 0.05 to 0.1 is usual")
 

@@ -10,29 +10,31 @@ Source: Radlinski, Kurup and Joachims, "How does clickthrough data reflect retri
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from upeti.feed.lift import Users, rate
 from upeti.feed.sequential import Interval, mixture_interval
 
+Item = TypeVar("Item", bound=Hashable)
 
-class Drafted(NamedTuple):
+
+class Drafted(NamedTuple, Generic[Item]):
     """One place of an interleaved list."""
 
-    item: str
+    item: Item
     team: int  # 0 or 1: whose pick it was
 
 
-def team_draft(first: Sequence[str], second: Sequence[str], length: int, coin: Random) -> list[Drafted]:
+def team_draft(first: Sequence[Item], second: Sequence[Item], length: int, coin: Random) -> list[Drafted[Item]]:
     """Return a list of at most ``length`` items, drafted from two rankings of distinct items."""
     rankings = (first, second)
     places = [0, 0]
-    taken: set[str] = set()
-    drafted: list[Drafted] = []
+    taken: set[Item] = set()
+    drafted: list[Drafted[Item]] = []
     while len(drafted) < length:
         starts = coin.randrange(2)
         before = len(drafted)

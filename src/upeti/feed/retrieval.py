@@ -25,6 +25,12 @@ SOURCES: Final = {"popular": 1, "trending": 2, "als": 4, "neighbours": 8, "conte
 _EACH: Final = {"popular": 150, "trending": 60, "als": 100, "neighbours": 150, "content": 60}
 
 
+_GROUPS: Final = {
+    "popular": {POPULARITY}, "trending": {POPULARITY}, "als": {COLLABORATIVE}, "neighbours": {COLLABORATIVE},
+    "content": {STUDENT, PAID},
+}  # fmt: skip
+
+
 class Candidates(NamedTuple):
     """Places, which sources proposed each (bits), and what the sources say of any place."""
 
@@ -37,17 +43,23 @@ def retrieve(state: FeedState, profile: Profile, now_s: float, allowed: Flags, m
     """Return the candidates of one user; ``allowed`` tells of every place whether it may be shown to them."""
     sources = np.zeros(len(state.catalogue), np.int32)
     scores = user_scores(state, profile, now_s)
-    if POPULARITY in mask:
+    may = sources_of(mask)
+    if may & SOURCES["popular"]:
         counts = state.counts(now_s)
         _take(sources, counts.order, allowed, "popular")
         _take(sources, counts.trending, allowed, "trending")
-    if COLLABORATIVE in mask:
+    if may & SOURCES["als"]:
         sources[scores.nearest_factors(allowed, _EACH["als"])] |= SOURCES["als"]
         sources[scores.nearest_neighbours(allowed, _EACH["neighbours"])] |= SOURCES["neighbours"]
-    if STUDENT in mask or PAID in mask:
+    if may & SOURCES["content"]:
         sources[scores.nearest_content(allowed, _EACH["content"])] |= SOURCES["content"]
     places = np.flatnonzero(sources)
     return Candidates(places, sources[places], scores)
+
+
+def sources_of(mask: frozenset[str]) -> int:
+    """Return the bits of the sources that may propose under a mask."""
+    return sum(SOURCES[source] for source, groups in _GROUPS.items() if groups & mask)
 
 
 def _take(sources: NDArray[np.int32], order: Places, allowed: Flags, source: str) -> None:

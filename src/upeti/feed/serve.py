@@ -21,10 +21,11 @@ from upeti.feed.diversify import Chosen, diversify, explore
 from upeti.feed.experiment import DEFAULT_ARM, ENRICHMENTS, METADATA, POPULARITY, Arm, Experiment, arm_of, is_held_out
 from upeti.feed.features import FEATURES, NAMES, features_of
 from upeti.feed.impressions import Impression
+from upeti.feed.interleaving import team_draft
 from upeti.feed.profile import NOBODY, Profile
 from upeti.feed.rank import Ranker, popularity
 from upeti.feed.reasons import Reason, Reasons, names
-from upeti.feed.retrieval import Candidates, retrieve
+from upeti.feed.retrieval import Candidates, retrieve, sources_of
 from upeti.feed.state import FeedState
 
 NUMBER_MAX: Final = 200  # items of one answer; what is past them is another page
@@ -92,13 +93,19 @@ class TenantFeed:
         profiled = profile.profiling if request.profiling is None else request.profiling and profile.profiling
         arm = arm_of(self.experiments, request.user) if profiled and request.session is None else DEFAULT_ARM
         arm = arm if profiled else NOT_PROFILED
+        pair = self._pair(arm)
+        if pair is not None:
+            arm = Arm("interleaved", pair[0].mask | pair[1].mask, experiment=arm.experiment)
         seen_by = profile if profiled else NOBODY
         allowed = self._allowed(request, profile, now_s)
         found = retrieve(self.state, seen_by, now_s, allowed, arm.mask)
         rows = features_of(self.state, seen_by, found.places, now_s, found.scores)
         self._hide_held_out(rows, found.places)
-        scores = self._score(rows, arm.mask)
-        chosen, pool = self._choose(request, found, scores, allowed, now_s)
+        if pair is not None:
+            chosen, scores, pool = *self._interleave(request, found, rows, pair), np.zeros(0, np.int64)
+        else:
+            scores = self._score(rows, arm.mask)
+            chosen, pool = self._choose(request, found, scores, allowed, now_s)
         request_id = f"feed_{token_hex(10)}"
         version = self.ranker.version if self.ranker is not None else "popularity"
         answer = FeedAnswer(request_id, arm, profiled, version, [], [])
@@ -226,21 +233,47 @@ class TenantFeed:
     def _choose(
         self, request: FeedRequest, found: Candidates, scores: Floats, allowed: Flags, now_s: float
     ) -> tuple[list[Chosen], Places]:
-        catalogue = self.state.catalogue
-        number = min(request.n, NUMBER_MAX) + request.offset
-        listed = diversify(
-            scores,
-            catalogue.vectors,
-            found.places,
-            catalogue.creator[found.places],
-            number,
-            balance=self.settings.diversity,
-            per_creator=self.settings.per_creator_max,
-        )
+        listed = self._spread(request, found.places, scores)
         pool = (
             self._pool(found.places[listed], allowed, now_s) if self.settings.explore_share else np.zeros(0, np.int64)
         )
         return explore(listed, len(pool), self.settings.explore_share, self._draw)[request.offset :], pool
+
+    def _spread(self, request: FeedRequest, places: Places, scores: Floats) -> list[int]:
+        catalogue = self.state.catalogue
+        return diversify(
+            scores,
+            catalogue.vectors,
+            places,
+            catalogue.creator[places],
+            min(request.n, NUMBER_MAX) + request.offset,
+            balance=self.settings.diversity,
+            per_creator=self.settings.per_creator_max,
+        )
+
+    def _pair(self, arm: Arm) -> tuple[Arm, Arm] | None:
+        """Return both arms where the experiment that has the user shows them in one list."""
+        for one in self.experiments:
+            if one.interleaved and one.name == arm.experiment:
+                return one.arms[0], one.arms[1]
+        return None
+
+    def _interleave(
+        self, request: FeedRequest, found: Candidates, rows: NDArray[np.float32], pair: tuple[Arm, Arm]
+    ) -> tuple[list[Chosen], Floats]:
+        """Draft a list from the rankings of two arms, each of its own candidates; nothing is tried out in it."""
+        rankings: list[list[int]] = []
+        scores = np.zeros((2, len(found.places)))
+        for team, arm in enumerate(pair):
+            own = np.flatnonzero(found.sources & sources_of(arm.mask))
+            scores[team, own] = self._score(rows[own], arm.mask)
+            rankings.append(own[self._spread(request, found.places[own], scores[team, own])].tolist())
+        length = min(request.n, NUMBER_MAX) + request.offset
+        drafted = team_draft(rankings[0], rankings[1], length, self._draw)[request.offset :]
+        at = np.arange(len(found.places))
+        of_team = np.zeros(len(found.places), np.int64)
+        of_team[[one.item for one in drafted]] = [one.team for one in drafted]
+        return [Chosen(one.item, False, 1.0, pair[one.team].name) for one in drafted], scores[of_team, at]
 
     def _pool(self, listed: Places, allowed: Flags, now_s: float) -> Places:
         """Return what may be tried out: items that few have chosen yet, the newest of them."""
@@ -275,7 +308,7 @@ class TenantFeed:
                 item,
                 rank,
                 sources,
-                answer.arm.name,
+                one.arm or answer.arm.name,
                 answer.arm.experiment,
                 one.propensity,
                 score,

@@ -157,9 +157,11 @@ class FeedService:
     def feed(self, tenant: str, request: FeedRequest, *, log: bool = True) -> FeedAnswer:
         """Return a feed whose impressions are logged."""
         held = self.tenant(tenant)
+        began = time.perf_counter_ns()
         answer = held.feed.feed(request, self.clock_ns())
         if log:
-            held.impressions.append(answer.impressions)
+            spent_us = (time.perf_counter_ns() - began) // 1000
+            held.impressions.append([msgspec.structs.replace(row, spent_us=spent_us) for row in answer.impressions])
         return answer
 
     async def add_feedback(self, tenant: str, events: Sequence[Feedback]) -> int:

@@ -92,6 +92,14 @@ class Engaged(msgspec.Struct, forbid_unknown_fields=True):
     timestamp: str | None = None
 
 
+class ScreenBody(msgspec.Struct, forbid_unknown_fields=True):
+    """`POST /v1/screen`."""
+
+    probabilities: dict[str, float]  # impression → with which the idea would have put that item at that place
+    kinds: tuple[str, ...] = ()  # of feedback that count; empty: all positive ones
+    within_s: int = 86_400
+
+
 feedback_list: Final = msgspec.json.Decoder(list[GorseFeedback])
 item_one: Final = msgspec.json.Decoder(GorseItem)
 item_list: Final = msgspec.json.Decoder(list[GorseItem])
@@ -100,6 +108,7 @@ user_one: Final = msgspec.json.Decoder(GorseUser)
 user_list: Final = msgspec.json.Decoder(list[GorseUser])
 user_patch: Final = msgspec.json.Decoder(GorseUserPatch)
 feed_body: Final = msgspec.json.Decoder(FeedBody)
+screen_body: Final = msgspec.json.Decoder(ScreenBody)
 engaged_list: Final = msgspec.json.Decoder(list[Engaged])
 encode: Final = msgspec.json.Encoder().encode
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -60,6 +61,14 @@ _SHOWN: Final = """
 SELECT arm, item, count(*) FROM impressions
 WHERE experiment = $experiment AND at_ns >= $from_ns AND at_ns < $to_ns GROUP BY ALL
 """
+_SPENT: Final = """
+SELECT arm, quantile_cont(spent, 0.95) FROM (
+    SELECT arm, request_id, max(spent_us) AS spent FROM impressions
+    WHERE experiment = $experiment AND at_ns >= $from_ns AND at_ns < $to_ns AND spent_us > 0 GROUP BY ALL
+) GROUP BY arm
+"""
+SLOWER_MS: Final = 1.0  # so much longer, and
+SLOWER_SHARE: Final = 0.2  # … by such a share, is worth a warning
 _SUMS: Final = ("impressions", "events", "hides", "impressions_held_out", "events_held_out")
 
 
@@ -76,6 +85,7 @@ class Observed(NamedTuple):
     shown: dict[str, dict[str, int]]  # arm → item → how often
     used: set[tuple[str, str]]  # (item, version) that were shown
     impressions_all: int  # in the time, in any arm or none
+    p95_ms: dict[str, float]  # arm → of its lists
 
     def arms(self, experiment: Experiment, to_day: int | None = None) -> list[ArmUsers]:
         """Return each arm's users with what they did up to and including ``to_day``."""
@@ -132,7 +142,8 @@ def observe(experiment: Experiment, log: ImpressionLog, feedback: Sequence[Feedb
         ).fetchall():
             shown.setdefault(arm, {})[item] = count
         used, impressions_all = _used(connection, given)
-    return _observed(experiment, columns, before, shown, used, impressions_all)
+        p95_ms = _p95_ms(connection, experiment, given)
+    return _observed(experiment, columns, before, shown, used, impressions_all, p95_ms)
 
 
 def _events_table(events: Sequence[tuple[str, str, int, bool]]) -> pa.Table:
@@ -152,6 +163,12 @@ def _used(connection: duckdb.DuckDBPyConnection, given: dict[str, Any]) -> tuple
     return used, int(row[0]) if row else 0
 
 
+def _p95_ms(connection: duckdb.DuckDBPyConnection, experiment: Experiment, given: dict[str, Any]) -> dict[str, float]:
+    rows = connection.execute(_SPENT, {name: given[name] for name in given if name != "within_ns"}).fetchall()
+    found = {str(arm): float(spent) / 1000 for arm, spent in rows}
+    return {arm.name: found.get(arm.name, math.nan) for arm in experiment.arms}
+
+
 def _observed(
     experiment: Experiment,
     columns: dict[str, Any],
@@ -159,6 +176,7 @@ def _observed(
     shown: dict[str, dict[str, int]],
     used: set[tuple[str, str]],
     impressions_all: int,
+    p95_ms: dict[str, float],
 ) -> Observed:
     place_of = {arm.name: place for place, arm in enumerate(experiment.arms)}
     names, person = np.unique(columns["person"].astype(str), return_inverse=True)
@@ -178,6 +196,7 @@ def _observed(
         shown,
         used,
         impressions_all,
+        p95_ms,
     )
 
 
@@ -195,6 +214,7 @@ class Report(NamedTuple):
     course: dict[tuple[str, str], list[Point]]  # (arm, over) → by day
     calls_pico: int  # what the worker's calls cost, by what the gateway told it
     journal_pico: int | None  # … by the journal; None: it is on another machine
+    p95_ms: dict[str, float]  # arm → time that making a list took, at the 95th percentile; NaN where nobody measured
     creator_gini: dict[str, float]  # arm → how unevenly creators are shown; NaN where items name no creator
     not_received: int  # calls in the journal whose answer never reached the worker
     not_received_pico: int
@@ -214,6 +234,11 @@ def report(
     ``data_dir``: where the gateway's journal is, for the comparison of costs; ``feature`` is the tag of the worker's calls.
     Raises ``ConfigError`` when it has not begun, or its currency is not that of the costs.
     """
+    if experiment.interleaved:
+        raise ConfigError(
+            f"experiment {experiment.name} is interleaved: it says which arm people prefer (upeti feed experiment preference "
+            f"{experiment.name}), not what it is worth"
+        )
     if not experiment.started_ns:
         raise ConfigError(f"experiment {experiment.name} has not begun: upeti feed experiment start {experiment.name}")
     observed = observe(experiment, ImpressionLog(store.tenant_dir(tenant)), store.feedback(tenant), now_ns)
@@ -245,7 +270,19 @@ def report(
         lost = (lost_[0], lost_[1])
     creator_of = {item.id: item.creator for item in store.items(tenant) if item.creator}
     ginis = {arm.name: _creator_gini(observed.shown.get(arm.name, {}), creator_of) for arm in experiment.arms}
-    return Report(worth, _course(experiment, observed, spent), calls_pico, journal, ginis, *lost)
+    worth = worth._replace(warnings=(*worth.warnings, *_slower(observed.p95_ms, list(worth.users))))
+    course = _course(experiment, observed, spent)
+    return Report(worth, course, calls_pico, journal, observed.p95_ms, ginis, *lost)
+
+
+def _slower(p95_ms: dict[str, float], arms: Sequence[str]) -> list[str]:
+    """Guardrail: lists of a dearer arm take longer to make."""
+    found = []
+    for over, arm in pairwise(arms):
+        slow, quick = p95_ms[arm], p95_ms[over]
+        if slow > quick + max(SLOWER_MS, SLOWER_SHARE * quick):
+            found.append(f"feeds of {arm} take longer than those of {over}: {slow:.1f} ms against {quick:.1f} ms (p95)")
+    return found
 
 
 def _creator_gini(shown: dict[str, int], creator_of: dict[str, str]) -> float:

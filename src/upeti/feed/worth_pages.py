@@ -16,6 +16,8 @@ from typing import Any, Final
 from upeti.core.amount import decimal_text
 from upeti.core.errors import ConfigError
 from upeti.feed.experiment import Experiment
+from upeti.feed.off_policy import Screened
+from upeti.feed.preferences import Preferred
 from upeti.feed.sequential import Interval
 from upeti.feed.worth import Comparison, Outcome, Worth
 from upeti.feed.worth_data import Point, Report
@@ -38,6 +40,7 @@ def as_values(report: Report, experiment: Experiment) -> dict[str, Any]:
     found = worth_values(report.worth, experiment)
     for arm in found["arms"]:
         arm["creator_gini"] = _number(report.creator_gini[arm["arm"]])
+        arm["p95_ms"] = _number(report.p95_ms[arm["arm"]])
     return found | {
         "books": {
             "versions_and_calls": decimal_text(report.calls_pico),
@@ -90,6 +93,30 @@ def _comparison(one: Comparison) -> dict[str, Any]:
     }
 
 
+def preference_values(found: Preferred) -> dict[str, Any]:
+    """Return what JSON says of a preference: from −1, all for the first arm, to 1, all for the second."""
+    return {
+        "arms": list(found.arms),
+        "preference": _interval(found.preference.interval),
+        "users": found.preference.users,
+        "users_for": dict(zip(found.arms, found.preference.wins, strict=True)),
+        "impressions": found.impressions,
+        "events": found.events,
+        "advice": found.advice,
+    }
+
+
+def screen_values(one: Screened) -> dict[str, Any]:
+    """Return what JSON says of a screen: engaged events per impression."""
+    return {
+        "method": one.method,
+        "value": _interval(one.interval),
+        "effective_impressions": _number(one.sample),
+        "effective_events": _number(one.events),
+        "is_trusted": one.is_trusted,
+    }
+
+
 def _number(value: float) -> float | None:
     return round(value, 9) if math.isfinite(value) else None
 
@@ -117,6 +144,7 @@ def page(report: Report, experiment: Experiment, at_ns: int) -> str:
         began=_moment(experiment.started_ns),
         ended=_moment(experiment.stopped_ns) if experiment.stopped_ns else "",
         books_agree=report.journal_pico is None or report.journal_pico == report.calls_pico,
+        has_times=any(math.isfinite(value) for value in report.p95_ms.values()),
         has_creators=any(math.isfinite(value) for value in report.creator_gini.values()),
         total_pico=sum(one.pico for one in worth.spent.values()),
         now_plot=_plot_now(worth) if _drawable(worth) else "",
