@@ -355,6 +355,23 @@ def test_the_demo_runs(tmp_path: Path) -> None:
     assert "USD = 16100 IDR" in ran.stdout
 
 
+def test_the_example_of_tasks_runs(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        ROOT / "examples" / "own_model" / "messages.py",
+        "--directory",
+        tmp_path / "own",
+        "--messages",
+        "160",
+    ]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "found-" in ran.stdout
+    assert "said the same in 20 of 20" in ran.stdout
+    assert "bank-intent is declared" in ran.stdout
+    assert "of which 160 of 160 kept pairs are" in ran.stdout
+
+
 def test_the_month_of_the_story_runs_and_its_sums_agree(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -121,7 +121,8 @@ def test_a_task_is_found_measured_declared_and_forgotten(upeti: UpetiProcess, ru
     assert shown["declaration"]["template_sha256"] == shown["template_sha256"]
     words = run("tasks", "show", "intents")
     assert f"system: {SYSTEM}" in words
-    assert "Declared by head of support: asked all day." in words
+    assert "Declared by head of support (asked all day): calls with the tag intent" in words
+    assert words.count("asked again on route") == 2  # measured before it had this name
     assert "there is a task `intents` already" in run("tasks", "declare", "intents", "--tag", "intent", *WHO, code=2)
     assert "no declared task any more" in run("tasks", "forget", "intents", *WHO)
     assert "no task `intents`" in run("tasks", "show", "intents", code=2)

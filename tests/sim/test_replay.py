@@ -31,9 +31,8 @@ SNAPSHOTS = {"gpt-4-first": "gpt4", "gpt-4-second": "gpt4_other_prompt"}
 
 @pytest.fixture(scope="module")
 def banking() -> Recording:
-    return read_recording(
-        BANKING, "text", SNAPSHOTS, "What is the intent of this message?\n{text}\nAnswer with its name."
-    )
+    templates = ["What is the intent of this message?\n{text}\nAnswer with its name."]
+    return read_recording(BANKING, "text", SNAPSHOTS, templates)
 
 
 def asked(
@@ -147,13 +146,21 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="at least one model"):
         read_recording(file, "text", {})
     with pytest.raises(ConfigError, match=r"\{text\} once"):
-        read_recording(file, "text", {"m": "gpt4"}, template="Intent?")
+        read_recording(file, "text", {"m": "gpt4"}, templates=["Intent?"])
     lines = tmp_path / "a.jsonl"
     lines.write_text("[1]\n")
     with pytest.raises(ConfigError, match="cannot be read as a recording"):
         read_recording(lines, "text", {"m": "gpt4"})
     with pytest.raises(ConfigError, match="cannot be read as a recording"):
         read_recording(tmp_path / "nowhere.csv", "text", {"m": "gpt4"})
+
+
+def test_several_templates_are_tried_in_their_order() -> None:
+    recording = read_recording(BANKING, "text", {"m": "gpt4"}, ["Intent of {text}", "{text}"])
+    for message in ("Intent of How do I locate my card?", "How do I locate my card?"):
+        assert asked(recording, message, "m")[0] == 200
+    status, body = asked(recording, "Intent of nothing", "m")
+    assert (status, "was recorded: 'nothing'" in body["error"]["message"]) == (404, True)  # type: ignore[index]
 
 
 @given(before=st.text(max_size=20), text=st.text(min_size=1, max_size=30), behind=st.text(max_size=20))

@@ -72,8 +72,12 @@ def replay_command(
     ],
     text: Annotated[str, typer.Option(help="The field with the text that was asked about.")] = "text",
     template: Annotated[
-        str, typer.Option(help="How the user's message holds it, such as 'Intent of: {text}'.", show_default="it is it")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="How the user's message holds it, such as 'Intent of: {text}'; several are tried in this order.",
+            show_default="{text}",
+        ),
+    ] = None,
     latency_ms: Annotated[
         float, typer.Option(min=0, help="Median time to the first byte, where none was recorded.")
     ] = 0.0,
@@ -94,7 +98,7 @@ def replay_command(
     input_tokens, output_tokens and latency_ms (or FIELD_input_tokens, …), else bytes of text / 4, and --latency-ms.
     """
     with complaints():
-        from upeti.sim.replay import Latency, read_recording
+        from upeti.sim.replay import SLOT, Latency, read_recording
 
         columns: dict[str, str] = {}
         for one in answers:
@@ -102,7 +106,7 @@ def replay_command(
             if not (model and sign and field):
                 raise ConfigError(f"--answers {one}: write MODEL=FIELD, such as gpt-4=gpt4")
             columns[model] = field
-        recording = read_recording(file, text, columns, template, Latency(latency_ms, latency_sigma, seed))
+        recording = read_recording(file, text, columns, template or [SLOT], Latency(latency_ms, latency_sigma, seed))
     import uvloop
 
     from upeti.sim.provider import SimProvider, run

@@ -105,10 +105,8 @@ def print_one(screen: Console, seen: Seen, declaration: Task | None, measured: l
     for reason in seen.against:
         print_line(screen, f"\nAgainst it: {reason}.")
     if declaration is not None:
-        print_line(
-            screen,
-            f"\nDeclared by {declaration.by}: {declaration.why}. {taught(declaration)}. {promise(declaration)}",
-        )
+        told = f"Declared by {declaration.by} ({declaration.why}): {taught(declaration)}. {promise(declaration)}"
+        print_line(screen, f"\n{told}")
 
 
 def print_line(screen: Console, text: str) -> None:

@@ -223,8 +223,8 @@ def survey(
     spent: dict[str, list[TaskSpend]] = defaultdict(list)
     for one in spends:
         spent[names.get(one.tag, one.task) if one.tag else one.task].append(one)
-    latest = _latest_agreements(store)
     by_name = {one.name: one for one in known}
+    latest = _latest_agreements(store, known)
     everything = {*groups, *spent, *by_name}
     return ranked(
         _seen(name, by_name.get(name), spent[name], groups.get(name, []), templates.get(name), latest.get(name))
@@ -336,14 +336,26 @@ def keep_agreement(store: Store, agreement: Agreement) -> None:
         connection.execute(insert(agreements).values(msgspec.structs.asdict(agreement)))
 
 
-def agreements_of(store: Store, task: str) -> list[Agreement]:
-    """Return what was measured of a task, oldest first."""
-    query = select(agreements).where(agreements.c.task == task).order_by(agreements.c.at_ns)
+def agreements_of(store: Store, name: str) -> list[Agreement]:
+    """Return what was measured of a task, oldest first, under earlier names too."""
+    task = next((one for one in declared(store) if one.name == name), None)
+    names = _names_of(task) if task is not None else {name}
+    query = select(agreements).where(agreements.c.task.in_(names)).order_by(agreements.c.at_ns)
     with store.engine.connect() as connection:
         return [Agreement(**row) for row in connection.execute(query).mappings()]
 
 
-def _latest_agreements(store: Store) -> dict[str, Agreement]:
+def _latest_agreements(store: Store, known: Iterable[Task]) -> dict[str, Agreement]:
     query = select(agreements).order_by(agreements.c.at_ns)
     with store.engine.connect() as connection:
-        return {row["task"]: Agreement(**row) for row in connection.execute(query).mappings()}
+        latest = {row["task"]: Agreement(**row) for row in connection.execute(query).mappings()}
+    for task in known:
+        measured = [latest[name] for name in _names_of(task) if name in latest]
+        if measured:
+            latest[task.name] = max(measured, key=lambda one: one.at_ns)
+    return latest
+
+
+def _names_of(task: Task) -> set[str]:
+    """Return the names that a task has, and had before it was declared."""
+    return {task.name, task.tag or f"{FOUND}{task.template_sha256[:8]}"}

@@ -2,10 +2,10 @@
 
 Rules: a recording is rows of fields, from CSV or from JSON lines: one field is the text that was asked about, and for each
 model one field is its answer. The request's model chooses the field, so that two snapshots of a model are two models. The
-text is looked for in the last message of the user, whole or where ``{text}`` stands in a pattern, with runs of white space
-counted as one blank. A text that was not recorded is a 404 that says so: nothing is ever made up. A text that was recorded
-several times is answered in turn. Tokens are those that were recorded (``input_tokens``, ``output_tokens``), otherwise
-bytes of text // 4, at least 1; the time is what was recorded (``latency_ms``), otherwise drawn log-normally.
+text is looked for in the last message of the user, where ``{text}`` stands in one of the templates that are given; runs of
+white space count as one blank. A text that was not recorded is a 404 that says so: nothing is ever made up. A text that was
+recorded several times is answered in turn. Tokens are those that were recorded (``input_tokens``, ``output_tokens``),
+otherwise bytes of text // 4, at least 1; the time is what was recorded (``latency_ms``), otherwise drawn log-normally.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -62,7 +62,7 @@ class Recording:
     """What models said: model → text in one line → answers in the order of the rows."""
 
     models: Mapping[str, Mapping[str, list[Said]]]
-    pattern: re.Pattern[str] | None = None  # of the last message of the user; None: it is the text
+    patterns: tuple[re.Pattern[str], ...]  # of the last message of the user, tried one after the other
     latency: Latency = field(default_factory=Latency)
 
     def __call__(self, request: Request, behaviour: Behaviour) -> Answer:
@@ -84,23 +84,19 @@ class Recording:
                 404, wire, message=f"No answers of the model {model!r} were recorded, only of: {known}."
             )
         asked = question_of(request.json)
-        text = None if asked is None else self._slot(one_line(asked))
-        if wire == "embeddings" or text is None:
+        slots = [] if asked is None or wire == "embeddings" else self._slots(one_line(asked))
+        if not slots:
             return answers.error(
                 404, wire, "not_recorded", "The request has no text where the recording has its texts."
             )
-        found = texts.get(text)
-        if not found:
-            return answers.error(
-                404, wire, "not_recorded", f"No answer of {model} to this text was recorded: {text[:200]!r}"
-            )
+        found = next((texts[slot] for slot in slots if slot in texts), None)
+        if found is None:
+            said = f"No answer of {model} to this text was recorded: {slots[0][:200]!r}"
+            return answers.error(404, wire, "not_recorded", said)
         return self._answer(request, behaviour, wire, found[request.number % len(found)])
 
-    def _slot(self, asked: str) -> str | None:
-        if self.pattern is None:
-            return asked
-        matched = self.pattern.fullmatch(asked)
-        return None if matched is None else matched[1].strip()
+    def _slots(self, asked: str) -> list[str]:
+        return [matched[1].strip() for pattern in self.patterns if (matched := pattern.fullmatch(asked))]
 
     def _answer(self, request: Request, behaviour: Behaviour, wire: str, said: Said) -> Answer:
         count = said.output_tokens or _tokens(said.text)
@@ -183,7 +179,7 @@ def read_recording(
     path: Path,
     text: str,
     columns: Mapping[str, str],
-    template: str = "",
+    templates: Sequence[str] = (SLOT,),
     latency: Latency | None = None,
 ) -> Recording:
     """Read a CSV file, or JSON lines for every other ending. ``columns``: model → the field with its answers.
@@ -193,6 +189,7 @@ def read_recording(
     if not columns:
         raise ConfigError("name at least one model and the column with its answers")
     models: dict[str, dict[str, list[Said]]] = {model: {} for model in columns}
+    patterns = tuple(map(pattern_of, templates))
     try:
         for number, row in enumerate(_rows(path), 1):
             missing = [name for name in (text, *columns.values()) if name not in row]
@@ -203,7 +200,7 @@ def read_recording(
                     models[model].setdefault(one_line(str(row[text])), []).append(_said(row, column))
     except (OSError, UnicodeDecodeError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as a recording: {error}") from error
-    return Recording(models, pattern_of(template) if template else None, latency or Latency())
+    return Recording(models, patterns, latency or Latency())
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
