@@ -48,6 +48,7 @@ from upeti.control.recovery import Recovery
 from upeti.control.retention import Retention
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
+from upeti.control.students_watch import StudentsWatch
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
@@ -157,6 +158,7 @@ class Keeper:
         ):
             self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
+        self._start(StudentsWatch(self.store, self.places.data_dir, self.node.name, self.log).run())
         conduct = lambda: self.snapshots.config.conduct  # noqa: E731 - it changes with the configuration
         self._start(CaseClock(self.store, self.places.data_dir, conduct, self.refresh, self.log).run())
         self._start(self._look_at_state())
