@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-students bench-conduct conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-students bench-conduct bench-learning conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ bench-feed: setup ## How well the feed ranks on real data, and how fast; writes 
 
 bench-students: setup ## How fast own models answer, beside scikit-learn, on ../shared/data; writes build/bench-students.json
 	$(BIN)/python -m benchmarks.student_speed $(ARGS)
+
+bench-learning: setup ## What students of recorded paid models can answer under a certificate, and how fast; writes build/bench-learning.json
+	$(BIN)/python -m benchmarks.learning $(ARGS)
 
 conformance: setup ## OpenAI's own client tests, directly and through the gateway; writes build/conformance.json
 	$(BIN)/python conformance/run.py

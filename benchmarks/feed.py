@@ -14,7 +14,6 @@ import argparse
 import http.client
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -292,14 +291,6 @@ def _copy_vectors(store: FeedStore) -> None:
     kept.write_bytes((store.tenant_dir(TENANT) / "vectors.npz").read_bytes())
 
 
-def _machine() -> machine.Description:
-    """Return what this ran on; nginx has no part in it."""
-    try:
-        return machine.Description.of_this()
-    except FileNotFoundError:
-        return machine.Description("?", platform.release(), platform.python_version(), "")
-
-
 def _build() -> Path:
     machine.BUILD.mkdir(parents=True, exist_ok=True)
     return machine.BUILD
@@ -324,7 +315,7 @@ def main() -> int:
         print(f"benchmarks.feed: {error}", file=sys.stderr)
         return 2
     print(report.table(figures, "upeti"))
-    report.write(RESULT, figures, _machine(), {"quick": given.quick, "only": given.only})
+    report.write(RESULT, figures, machine.Description.of_this(), {"quick": given.quick, "only": given.only})
     return int(any(each.met is False for each in figures))
 
 

@@ -106,5 +106,7 @@ class Description:
 
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "?")
-        nginx = subprocess.run([find("nginx") or "nginx", "-v"], capture_output=True, text=True, check=False).stderr
+        program = find("nginx")  # not every benchmark has it as its peer
+        run = [program, "-v"] if program else ["true"]
+        nginx = subprocess.run(run, capture_output=True, text=True, check=False).stderr
         return cls(processor, platform.release(), platform.python_version(), nginx.strip().rpartition("/")[2])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from upeti.core.errors import UpetiError
 from upeti.learning.answers import AnswerForm, Values
 from upeti.learning.features import BUCKETS, TfIdf
-from upeti.learning.linear import FEATURES, Floats, Trust, decide, joint, softmax
+from upeti.learning.linear import FEATURES, WAVES, Floats, Trust, decide, joint, softmax, waves
 from upeti.providers import minilm
 
 Level = Literal["l1", "l2", "l3"]  # l3, a fine-tuned encoder, is not made yet
@@ -119,6 +119,7 @@ class Student:
         if self._embed is not None:
             vectors = self._embed(texts)
             scores += vectors @ self.arrays["vectors"]
+            scores += waves(vectors, self.arrays["frequencies"]) @ self.arrays["waves"]
             in_scope &= (vectors @ self.arrays["middles"].T).max(1) >= least_cosine
         return scores, in_scope
 
@@ -236,6 +237,8 @@ def _arrays(folder: Path, about: About, data: bytes) -> dict[str, NDArray[Any]]:
     }
     if about.level == "l2":
         shapes["vectors"] = (minilm.DIMENSIONS, count)
+        shapes["frequencies"] = (minilm.DIMENSIONS, WAVES // 2)
+        shapes["waves"] = (WAVES, count)
         shapes["middles"] = (len(arrays.get("middles", ())), minilm.DIMENSIONS)
     for name, shape in shapes.items():
         kind = np.int32 if name == "buckets" else np.float32

@@ -21,7 +21,22 @@ from upeti.core.errors import UpetiError
 from upeti.learning.answers import UNREADABLE, AnswerForm, Values
 from upeti.learning.examples import Example
 from upeti.learning.features import TfIdf, fit_tf_idf
-from upeti.learning.linear import FOLDS, Floats, Head, Ints, Trust, decide, fit_head, fit_trust, joint, out_of_fold
+from upeti.learning.linear import (
+    FOLDS,
+    Floats,
+    Head,
+    Ints,
+    Trust,
+    decide,
+    fit_head,
+    fit_ridge,
+    fit_trust,
+    frequencies,
+    joint,
+    out_of_fold,
+    softmax,
+    waves,
+)
 from upeti.learning.student import FORMAT, About, Embed, Level, Student, save
 from upeti.providers import minilm
 
@@ -83,6 +98,7 @@ class _Seen(msgspec.Struct, frozen=True):
     tf_idf: TfIdf
     directions: Floats  # m × r
     vectors: Floats | None  # n × 384
+    frequencies: Floats | None
     features: Floats  # n × (r [+ 384])
 
 
@@ -114,11 +130,18 @@ def train(
         if level == "l2" and embed is None:
             embed = minilm.MiniLm().embed
         seen = _look(known, level, seed, embed, lambda: progress(next(told), len(steps), steps[1]))
+        by_waves, beside = _ridge(seen, numbers, labels)
         heads, trusts, said, sure = [], [], [], []
+        start = 0
         for field, field_labels in enumerate(labels):
             number = next(told)
             progress(number, len(steps), steps[number])
-            head, trust, probabilities = _fit(seen.features, numbers[:, field], len(field_labels), level, seed)
+            end = start + len(field_labels)
+            scores = out_of_fold(seen.features, numbers[:, field], len(field_labels), _STRENGTH[level], seed)
+            probabilities = softmax(scores if beside is None else (scores + beside[:, start:end]) * np.float32(0.5))
+            head = fit_head(seen.features, numbers[:, field], len(field_labels), _STRENGTH[level])
+            trust = fit_trust(probabilities, numbers[:, field])
+            start = end
             heads.append(head)
             trusts.append(trust)
             chosen, confidence = decide(probabilities, trust)
@@ -126,7 +149,7 @@ def train(
             sure.append(confidence)
         progress(next(told), len(steps), steps[-1])
         curve = _curve(seen.features, numbers, labels, level, seed)
-        student = _student(form, level, labels, seen, heads, trusts, numbers, known, embed, template, seed)
+        student = _student(form, level, labels, seen, heads, trusts, by_waves, numbers, known, embed, template, seed)
     progress(len(steps), len(steps), "done")
     chosen_all = np.column_stack(said)
     agrees = (chosen_all == numbers).all(1)
@@ -167,9 +190,10 @@ def _look(rows: list[Example], level: Level, seed: int, embed: Embed | None, emb
     features = np.asarray(counts @ directions, np.float32)
     embedding()
     if level == "l1" or embed is None:
-        return _Seen(tf_idf, directions, None, features)
+        return _Seen(tf_idf, directions, None, None, features)
     vectors = embed(texts)
-    return _Seen(tf_idf, directions, vectors, np.hstack((features * np.float32(_GRAMS_BESIDE_VECTORS), vectors)))
+    both = np.hstack((features * np.float32(_GRAMS_BESIDE_VECTORS), vectors))
+    return _Seen(tf_idf, directions, vectors, frequencies(vectors.shape[1], seed), both)
 
 
 def _directions(counts: Any, seed: int) -> Floats:
@@ -184,9 +208,11 @@ def _directions(counts: Any, seed: int) -> Floats:
     return np.ascontiguousarray(found.T, np.float32)
 
 
-def _fit(features: Floats, numbers: Ints, count: int, level: Level, seed: int) -> tuple[Head, Trust, Floats]:
-    probabilities = out_of_fold(features, numbers, count, _STRENGTH[level], seed)
-    return fit_head(features, numbers, count, _STRENGTH[level]), fit_trust(probabilities, numbers), probabilities
+def _ridge(seen: _Seen, numbers: Ints, labels: tuple[tuple[str, ...], ...]) -> tuple[Floats | None, Floats | None]:
+    if seen.vectors is None or seen.frequencies is None:
+        return None, None
+    columns = [numbers[:, field] for field in range(len(labels))]
+    return fit_ridge(waves(seen.vectors, seen.frequencies), columns, [len(field) for field in labels])
 
 
 def _curve(
@@ -213,25 +239,29 @@ def _student(
     seen: _Seen,
     heads: list[Head],
     trusts: list[Trust],
+    by_waves: Floats | None,
     numbers: Ints,
     rows: list[Example],
     embed: Embed | None,
     template: str,
     seed: int,
 ) -> Student:
-    weights = np.hstack([head.weights for head in heads])
+    half = np.float32(1 if by_waves is None else 0.5)  # of the say
+    weights = np.hstack([head.weights for head in heads]) * half
     size = seen.directions.shape[1]
     by_grams = seen.directions @ weights[:size]
     arrays: dict[str, NDArray[Any]] = {
         "buckets": seen.tf_idf.buckets,
         "rarity": seen.tf_idf.weights,
         "grams": by_grams if seen.vectors is None else by_grams * np.float32(_GRAMS_BESIDE_VECTORS),
-        "bias": np.concatenate([head.bias for head in heads]),
+        "bias": np.concatenate([head.bias for head in heads]) * half,
         "label_trust": np.concatenate([trust.label_trust for trust in trusts]),
         "trust": np.vstack([trust.weights for trust in trusts]),
     }
     least_cosine = -1.0
-    if seen.vectors is not None:
+    if seen.vectors is not None and seen.frequencies is not None and by_waves is not None:
+        arrays["frequencies"] = seen.frequencies
+        arrays["waves"] = by_waves * half
         arrays["vectors"] = weights[size:]
         arrays["middles"], least_cosine = _middles(seen.vectors, numbers)
     about = About(
