@@ -24,6 +24,7 @@ from upeti.control import (
     tables_conduct,
     tables_drills,
     tables_latches,
+    tables_learning,
     tables_lineage,
     tables_rights,
     tables_students,
@@ -140,6 +141,7 @@ def test_migrations_make_the_tables_that_the_code_knows(open_store: OpenStore) -
     assert tables_capture.metadata is tables.metadata
     assert tables_lineage.metadata is tables.metadata
     assert tables_tasks.metadata is tables.metadata
+    assert tables_learning.metadata is tables.metadata
     assert tables_drills.metadata is tables.metadata
     assert tables_students.metadata is tables.metadata
 

@@ -66,6 +66,7 @@ def source(**changes: Any) -> Source:
         "form": form_of_texts(said for _, said in some),
         "channel": "sim",
         "model": "gpt-4",
+        "tag": "intents",
         "key": b"intents",
     }
     return Source(**(fields | changes))

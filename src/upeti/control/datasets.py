@@ -65,6 +65,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     until_ns: int = 0
     labels: str = ""  # a CSV file of one's own, with the columns text and label
     labels_owner: str = ""  # who says that they are one's own
+    own_only: bool = False  # these labels and no pair
 
 
 class Dataset(msgspec.Struct, frozen=True):
@@ -143,7 +144,7 @@ class _Collection:
             from_ns=wanted.from_ns,
             until_ns=wanted.until_ns,
         )
-        for count, pair in enumerate(found, 1):
+        for count, pair in enumerate(() if wanted.own_only else found, 1):
             line = self._line(pair)
             if line is not None:
                 write(line)

@@ -42,3 +42,19 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Annotated[
         int, Meta(ge=1, le=64, description="Threads that predict. The libraries themselves use one each.")
     ] = 1
+    ray: Annotated[
+        str,
+        Meta(
+            description="Where students are trained: nothing for a process of this machine, `local` for a Ray of this machine, "
+            "or a Ray cluster's address (`ray://head:10001`, `auto`). The extra `ray`; a cluster needs the same Upeti."
+        ),
+    ] = ""
+    retrain_hours: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8784,
+            description="How often the keeper runs the [learning cycle](own-models.md) of every declared task that has no "
+            "schedule of its own. 0: never by itself.",
+        ),
+    ] = 0

@@ -33,6 +33,7 @@ _UNREADABLE_MAX: Final = 0.5
 _DIFFERENT_MAX: Final = 0.5
 NOT_OF_TEACHER: Final = "somebody else than the teacher answered"
 OF_UPETI: Final = "Upeti itself asked (an audit, a check of steadiness)"
+OTHER_TASK: Final = "it is of another task"
 OWN: Final = "it is a label of your own"
 NOT_OWN: Final = "it is no label of your own"
 SPAN: Final = "a student answered a part of the calls then, or it was before the last alarm"
@@ -50,6 +51,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     form: AnswerForm
     channel: str  # the teacher's
     model: str
+    tag: str  # that its calls carry; "": none
     key: bytes  # of the calibration flag: the task's, always the same
 
 
@@ -134,6 +136,7 @@ class _Line(msgspec.Struct):
     channel: str = ""
     model: str = ""
     feature: str = ""
+    task: str = ""
     captured: str = ""
     own: bool = False
 
@@ -157,6 +160,8 @@ def _lines(rows: bytes, source: Source, left_out: Counter[str], *, own: bool, sp
             left_out[OF_UPETI] += 1
         elif (about.channel, about.model) != (source.channel, source.model):
             left_out[NOT_OF_TEACHER] += 1
+        elif about.task != source.tag:
+            left_out[OTHER_TASK] += 1
         elif spans and _within(about.captured, spans):
             left_out[SPAN] += 1
         else:
