@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from upeti.learning.calibration import Row
 
 Floats = NDArray[np.float64]
+
+
+STREAM_LABELS = (("yes",), ("no",), ("maybe",))
 
 
 class World(NamedTuple):
@@ -116,3 +119,46 @@ def _world(
         )
 
     return World(name, rows(called, "call"), rows([learned[i] for i in order[kept:]], "other"), stability)
+
+
+class MadeStream:
+    """Calls of three classes whose risks are known; from ``shift`` on what was learned before is wrong more often."""
+
+    """``calls`` calls; from ``shift`` on an old student's answers turn wrong with probability ``turned``."""
+
+    def __init__(self, seed: int, calls: int, shift: int, turned: float, wrong: float = 0.2) -> None:
+        rng = np.random.default_rng(seed)
+        self.sure = rng.random(calls)
+        self.teacher = rng.choice(3, calls, p=[0.6, 0.3, 0.1])
+        self.errs = rng.random(calls) < 2 * wrong * (1 - self.sure)
+        self.turns = rng.random(calls) < turned
+        self.other = rng.integers(1, 3, calls)
+        self.shift = shift
+        self.wrong, self.turned = wrong, turned
+        self.trained: list[bool] = []  # for each student whether it is an old one
+
+    def train(self, calls: Sequence[int]) -> MadeStudent:
+        old = bool(np.mean(np.asarray(calls) < self.shift) > 0.5)
+        self.trained.append(old)
+        return MadeStudent(self, old)
+
+    def risk(self, threshold: float, turned: float = 0.0) -> float:
+        """The true P(served and wrong) of a student before the shift, or with its answers turned."""
+        # ∫ over confidence from the threshold to 1 of 1 − (1 − 2·wrong·(1 − c))·(1 − turned)
+        served = 1 - threshold
+        base = self.wrong * served**2
+        return base + turned * (served - base)
+
+
+class MadeStudent:
+    def __init__(self, stream: MadeStream, old: bool) -> None:
+        self.stream, self.old = stream, old
+
+    def __call__(self, calls: Sequence[int]) -> list[Row]:
+        made, at = self.stream, np.asarray(calls)
+        errs = made.errs[at] | (self.old & (at >= made.shift) & made.turns[at])
+        student = np.where(errs, (made.teacher[at] + made.other[at]) % 3, made.teacher[at])
+        return [
+            Row(str(call), float(made.sure[call]), STREAM_LABELS[answer], STREAM_LABELS[made.teacher[call]])
+            for call, answer in zip(calls, student, strict=True)
+        ]

@@ -7,8 +7,8 @@ import math
 import msgspec
 import numpy as np
 import pytest
+from benchmarks.guarantee_worlds import MadeStream
 
-from support.certify_stream import MadeStream
 from upeti.learning.stream import Plan, run
 from upeti.learning.target import Kind, Target, TargetError
 

@@ -25,13 +25,13 @@ class Delay(NamedTuple):
 
 
 class Runs:
-    """The wealth of many independent runs of audits against a promise per answer."""
+    """The wealth of many independent runs of audits against a promise per answer. ``reserve``: some of it is kept back."""
 
-    def __init__(self, runs: int, alpha: float, delta: float) -> None:
+    def __init__(self, runs: int, alpha: float, delta: float, *, reserve: bool = True) -> None:
         stakes = np.array(audit.stakes_of(alpha))
         self._bad, self._good = 1 + stakes * (1 - alpha), 1 - stakes * alpha
-        self._staked = np.full((runs, len(stakes)), audit.AT_ONCE / len(stakes))
-        self._kept = 1 - audit.AT_ONCE
+        self._kept = 1 - audit.AT_ONCE if reserve else 0.0
+        self._staked = np.full((runs, len(stakes)), (1 - self._kept) / len(stakes))
         self._bar = 1 / delta
         self.audits = 0
         self.rang: NDArray[np.int64] = np.zeros(runs, dtype=np.int64)  # the number of the audit that rang; 0: none yet
@@ -58,9 +58,10 @@ def delay(
     good_risk: float = 0.0,
     runs: int = 1000,
     audits_max: int = 20_000,
+    reserve: bool = True,
 ) -> Delay:
     """Return how many audited answers it takes to notice ``risk``, after ``good_audits`` at ``good_risk``."""
-    world = Runs(runs, alpha, delta)
+    world = Runs(runs, alpha, delta, reserve=reserve)
     while world.audits < good_audits:
         world.see(rng.random((runs, min(_PORTION, good_audits - world.audits))) < good_risk)
     early = world.rang > 0

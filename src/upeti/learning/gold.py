@@ -2,11 +2,15 @@
 
 Rules: where student and teacher agree, both are right or both are wrong, so such a row says nothing about the difference of
 their accuracies and is not asked. Rows are independent draws of the task's calls; the difference of one is +1 (only the
-student is right), −1 (only the teacher is) or 0. Non-inferior: the mean difference is over −margin. The evidence is a bettor's
-wealth, true at any number of labels and however often one looks; it is an average over fixed stakes, so the order of rows does
-not matter. Who labels does not see which answer is whose. Pure.
+student is right), −1 (only the teacher is) or 0. Non-inferior: the mean difference is over −margin. Who labels does not see
+which answer is whose. Pure.
 
-Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting" (2020).
+The test for one look is exact: for every share of rows that may differ (an interval that holds but for a tiny part of delta)
+the probability of a sum of differences as high as this one. For looks after every portion of labels there is a bettor's
+wealth, an average over fixed stakes, so that the order of rows does not matter; it needs about twice as many rows.
+
+Sources: Berger and Boos, "P values maximized over a confidence set for the nuisance parameter" (1994); Waudby-Smith and
+Ramdas, "Estimating means of bounded random variables by betting" (2020).
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
 import numpy as np
+from scipy.special import betainc, gammaln, xlog1py, xlogy
 
 from upeti.core.errors import UpetiError
 from upeti.learning.answers import Values
@@ -28,6 +33,8 @@ from upeti.learning.bounds import Interval, lower_bound, upper_bound
 
 COLUMNS: Final = ("row", "text", "answer_1", "answer_2", "right")
 
+_TINY: Final = 0.01  # part of delta that is spent on the share of rows that differ
+_SHARES: Final = 21  # points at which the probability is looked for its highest
 _STAKES: Final = np.geomspace(0.005, 0.9, 24)  # of the stakes that lose nothing for sure
 
 
@@ -65,8 +72,7 @@ class Verdict(NamedTuple):
     """Whether the student is shown to be at most ``margin`` less accurate than the teacher."""
 
     non_inferior: bool
-    difference: Interval  # student minus teacher, in accuracy; the limits are one-sided, each true with 1 − delta
-    evidence: float  # against "worse by margin or more"; 1/delta or more shows it
+    difference: Interval  # student minus teacher, in accuracy; each limit alone is true with 1 − delta
     counts: Counts
 
 
@@ -139,41 +145,67 @@ def counted(pairs: Sequence[Pair], labels: Mapping[str, Right]) -> Counts:
     return Counts(len(pairs), judged.count(Right.STUDENT), judged.count(Right.TEACHER), len(asked) - len(judged))
 
 
-def verdict(counts: Counts, margin: float, delta: float = 0.05) -> Verdict:
-    """Return what ``counts`` show. A disagreement without a label counts as lost, so a verdict before the last label is safe."""
+def verdict(counts: Counts, margin: float, delta: float = 0.05, *, anytime: bool = False) -> Verdict:
+    """Return what ``counts`` show, at one look; ``anytime``: at any number of looks.
+
+    A disagreement without a label counts as lost for the student, so a verdict before the last label is safe.
+    """
     worst = Counts(counts.n, counts.wins, counts.losses + counts.unknown)
-    best = Counts(counts.n, counts.losses, counts.wins + counts.unknown)
+    best = Counts(counts.n, counts.losses, counts.wins + counts.unknown)  # turned around: of the teacher
     estimate = (counts.wins - counts.losses) / counts.n if counts.n else math.nan
-    low, high = _lower(worst, delta), -_lower(best, delta)
-    log = _log_evidence(worst, -margin)
-    return Verdict(log >= -math.log(delta), Interval(estimate, low, high), math.exp(min(log, 700.0)), counts)
+    excludes = shown_at_any_look if anytime else shown_at_one_look
+    difference = Interval(estimate, _lower(worst, delta, excludes), -_lower(best, delta, excludes))
+    return Verdict(counts.n > 0 and excludes(worst, -margin, delta), difference, counts)
 
 
-def fixed_lower(counts: Counts, delta: float = 0.05) -> float:
-    """Return the lower bound of the difference from two exact binomial bounds, for one look; kept to compare with."""
-    losses = counts.losses + counts.unknown
-    return lower_bound(counts.wins, counts.n, delta / 2) - upper_bound(losses, counts.n, delta / 2)
-
-
-def _lower(counts: Counts, delta: float) -> float:
-    """Return the greatest difference that is excluded from below, to five decimals, rounded down."""
+def _lower(counts: Counts, delta: float, excludes: Callable[[Counts, float, float], bool]) -> float:
+    """Return the greatest difference that is excluded from below, to four decimals, rounded down."""
     if not counts.n:
         return -1.0
     low, high = -1.0, (counts.wins - counts.losses) / counts.n
-    while high - low > 1e-5:
+    while high - low > 1e-4:
         middle = (low + high) / 2
-        if _log_evidence(counts, middle) >= -math.log(delta):
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if excludes(counts, middle, delta) else (low, middle)
     return low
 
 
-def _log_evidence(counts: Counts, difference: float) -> float:
-    """Return the log of the wealth against "the mean difference is ``difference`` or less"."""
+def shown_at_one_look(counts: Counts, difference: float, delta: float) -> bool:
+    """Tell whether the mean difference is shown to be over ``difference``, if this is the only look."""
+    return one_look_p_value(counts, difference, delta * _TINY) <= delta
+
+
+def one_look_p_value(counts: Counts, difference: float, tiny: float) -> float:
+    """Return the p-value of "the mean difference is ``difference`` or less". ``tiny`` is spent on the share that differs."""
+    n, wins, losses = counts.n, counts.wins, counts.losses
+    differ = wins + losses
+    low = max(lower_bound(differ, n, tiny / 2), abs(difference), 1e-12)
+    high = upper_bound(differ, n, tiny / 2)
+    if low > high:  # so many cannot differ as this difference would need
+        return tiny
+    first = max(0, math.floor(n * low - 5 * math.sqrt(n * low) - 5))
+    last = min(n, math.ceil(n * high + 5 * math.sqrt(n * high) + 5))
+    m = np.arange(first, last + 1, dtype=np.float64)[None, :]  # rows that may differ
+    shares = np.linspace(low, high, _SHARES)[:, None]
+    likely = np.exp(gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1) + xlogy(m, shares) + xlog1py(n - m, -shares))
+    # The sum of differences is 2·wins − m: as high as this one from so many wins on.
+    least = np.ceil((m + wins - losses) / 2)
+    wins_share = np.clip((1 + difference / shares) / 2, 0.0, 1.0)
+    inside = (least >= 1) & (least <= m)
+    reached = np.where(
+        inside, betainc(np.where(inside, least, 1), np.where(inside, m - least + 1, 1), wins_share), least <= 0
+    )
+    # What is left out of m counts as reached.
+    return float(np.max((likely * reached).sum(axis=1) + np.maximum(0.0, 1 - likely.sum(axis=1)))) + tiny
+
+
+def shown_at_any_look(counts: Counts, difference: float, delta: float) -> bool:
+    """Tell whether the mean difference is shown to be over ``difference``, at any number of looks.
+
+    That is when the wealth against "it is ``difference`` or less" has reached 1/delta.
+    """
     # A bet multiplies the wealth by 1 + stake·(d − difference), d in {−1, 0, 1}; at stake 1/(1 + difference) d = −1 loses all.
     if difference <= -1:
-        return math.inf
+        return True
     stakes = _STAKES / (1 + difference)
     zeros = counts.n - counts.wins - counts.losses
     logs = (
@@ -181,7 +213,7 @@ def _log_evidence(counts: Counts, difference: float) -> float:
         + zeros * np.log1p(-stakes * difference)
         + counts.losses * np.log1p(-stakes * (1 + difference))
     )
-    return float(np.logaddexp.reduce(logs) - math.log(len(stakes)))
+    return bool(np.logaddexp.reduce(logs) - math.log(len(stakes)) >= -math.log(delta))
 
 
 def _student_first(row: str) -> bool:
