@@ -331,6 +331,42 @@ def test_the_how_to_of_a_budget_runs(upeti: UpetiProcess) -> None:
     assert upeti.command("budget", "delete", "acme-month").returncode == 0
 
 
+def test_the_how_to_of_a_feed_runs(tmp_path: Path) -> None:
+    """From two CSV files to a ranked feed, by the commands of its page."""
+    page = (ROOT / "docs" / "feed.md").read_text()
+    steps, request = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:2]
+
+    def run(*words: str) -> str:
+        ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    upeti = (sys.executable, "-m", "upeti.cli.main")
+    lines = [shlex.split(line, comments=True) for line in steps.splitlines()]
+    assert [words[0] for words in lines] == ["pip", "pip", "upeti", "upeti", "python", "upeti", "upeti", "upeti"]
+    run(*upeti, *lines[2][1:])
+    key = next(word for word in run(*upeti, *lines[3][1:]).split() if word.startswith("upeti-"))
+    run(sys.executable, str(ROOT / lines[4][1]))
+    assert "252 items and 4," in run(*upeti, *lines[5][1:])
+    fitted = run(*upeti, *lines[6][1:])
+    assert "serves now" in fitted, fitted
+    service = subprocess.Popen([*upeti, *lines[7][1:], "--port", "0"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    try:
+        address = tmp_path / "upeti-data" / "run" / "feed-address"
+        until(address.exists, seconds=60)
+        place = address.read_text().strip()
+        words = shlex.split(
+            request.replace("127.0.0.1:8082", place).replace("upeti-…", key).replace("user=ana", "user=user-7")
+        )
+        until(lambda: subprocess.run([*words, "-sf"], capture_output=True, check=False).returncode == 0, seconds=60)
+        items = json.loads(run(*words, "-s"))["items"]
+        assert len(items) == 5
+        assert any(one["reason"]["code"] in ("neighbour_of", "similar_to", "liked_by_like") for one in items)
+    finally:
+        service.terminate()
+        service.wait()
+
+
 def test_the_demo_runs(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "examples" / "demo.py", "--stop", "--directory", tmp_path / "demo"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path)
