@@ -40,8 +40,15 @@ def test_tasks_are_seen_by_tag_and_by_template(side: TasksSide) -> None:
         [(text, f"Well, {text} That depends.") for text, _ in rows[:40]], system="", task="chat", cost_pico=10**10
     )
     side.call(task="never-kept")
+    side.calls(rows[:3], task="few", cost_pico=1)
     found = see(side)
-    assert [*found] == ["intent", next(name for name in found if name.startswith("found-")), "chat", "never-kept"]
+    assert [*found] == [
+        "intent",
+        next(name for name in found if name.startswith("found-")),
+        "chat",
+        "never-kept",
+        "few",
+    ]
     intent = found["intent"]
     assert (intent.calls, intent.costs, intent.captured, intent.of_template) == (61, {"USD": 120_000_005}, 60, 60)
     assert (intent.channel, intent.model, intent.route, intent.declared) == ("sim", "gpt-4", "intents", False)
@@ -57,7 +64,10 @@ def test_tasks_are_seen_by_tag_and_by_template(side: TasksSide) -> None:
     assert urgent.labels is not None
     assert {value for value, _ in urgent.labels.commonest} == {"yes", "no"}
     assert "free text" in " ".join(found["chat"].against)
-    assert found["never-kept"].against == ("no pair is kept: `upeti capture status` says why not",)
+    assert found["never-kept"].against == (
+        "no pair of it is kept on chat_completions: `upeti capture status` says why not",
+    )
+    assert (found["few"].captured, found["few"].against) == (3, ("only 3 of its pairs are kept, 20 are needed",))
 
 
 def test_a_declaration_binds_what_was_found(side: TasksSide) -> None:

@@ -142,11 +142,12 @@ def newest(store: Store, count: int, *, task: str, wire: str) -> list[Pair]:
     return [msgspec.convert({name: row[name] for name in Pair.__struct_fields__}, Pair) for row in rows]
 
 
-def tasks_of(store: Store) -> list[str]:
-    """Return the tasks that kept pairs are of, by name, "" among them for pairs of none."""
-    query = select(pairs.c.task).where(pairs.c.erased_ns == 0).distinct().order_by(pairs.c.task)
+def by_task(store: Store, wire: str) -> dict[str, int]:
+    """Return task → how many pairs of it on a wire have their bodies; "": those of no task."""
+    there = (pairs.c.wire == wire) & (pairs.c.erased_ns == 0)
+    query = select(pairs.c.task, func.count()).where(there).group_by(pairs.c.task).order_by(pairs.c.task)
     with store.engine.connect() as connection:
-        return list(connection.execute(query).scalars())
+        return {str(task): int(count) for task, count in connection.execute(query)}
 
 
 def captured_under(store: Store, contract: str) -> dict[str, int]:

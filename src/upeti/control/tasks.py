@@ -209,12 +209,14 @@ def survey(
     names = {one.tag: one.name for one in known if one.tag}
     groups: dict[str, list[Kept]] = {}
     templates: dict[str, Template] = {one.name: one.template for one in known}
-    for tag in pairs.tasks_of(store):
-        kept = read_kept(store, bodies, tag)
-        if tag:
-            groups[names.get(tag, tag)] = kept
+    few: dict[str, int] = {}
+    for tag, count in pairs.by_task(store, WIRE).items():
+        if tag and count < LEAST and tag not in names:
+            few[tag] = count  # a tag may be an id of each call: such pairs are counted, not read
+        elif tag:
+            groups[names.get(tag, tag)] = read_kept(store, bodies, tag)
         else:
-            for name, template, members in _untagged(kept, known):
+            for name, template, members in _untagged(read_kept(store, bodies, tag), known):
                 templates[name] = template
                 groups[name] = members
     by_call = {one.pair.call_id: name for name, members in groups.items() for one in members if not one.pair.task}
@@ -225,9 +227,17 @@ def survey(
         spent[names.get(one.tag, one.task) if one.tag else one.task].append(one)
     by_name = {one.name: one for one in known}
     latest = _latest_agreements(store, known)
-    everything = {*groups, *spent, *by_name}
+    everything = {*groups, *few, *spent, *by_name}
     return ranked(
-        _seen(name, by_name.get(name), spent[name], groups.get(name, []), templates.get(name), latest.get(name))
+        _seen(
+            name,
+            by_name.get(name),
+            spent[name],
+            groups.get(name, []),
+            templates.get(name),
+            latest.get(name),
+            few.get(name, 0),
+        )
         for name in everything
     )
 
@@ -261,6 +271,7 @@ def _seen(
     kept: Sequence[Kept],
     template: Template | None,
     agreement: Agreement | None,
+    few: int,
 ) -> Seen:
     costs: dict[str, int] = defaultdict(int)
     dearest: dict[str, int] = {}
@@ -270,8 +281,10 @@ def _seen(
         dearest[one.currency] = max(dearest.get(one.currency, 0), one.dearest_pico or 0)
     against: list[str] = []
     prompts = [one.prompt for one in kept if one.prompt is not None]
-    if not kept:
-        against.append("no pair is kept: `upeti capture status` says why not")
+    if few:
+        against.append(f"only {few} of its pairs are kept, {LEAST} are needed")
+    elif not kept:
+        against.append(f"no pair of it is kept on {WIRE}: `upeti capture status` says why not")
     elif template is None:
         try:
             template = template_of(prompts)
@@ -285,7 +298,9 @@ def _seen(
         route, channel, model = _mostly(spent, kept)
     return Seen(
         name=name,
-        tag=task.tag if task is not None else next((one.tag for one in spent), kept[0].pair.task if kept else ""),
+        tag=task.tag
+        if task is not None
+        else next((one.tag for one in spent), kept[0].pair.task if kept else name if few else ""),
         declared=task is not None,
         route=route,
         channel=channel,
@@ -294,7 +309,7 @@ def _seen(
         unpriced=sum(one.unpriced for one in spent),
         costs=dict(costs),
         dearest={currency: pico for currency, pico in dearest.items() if pico},
-        captured=len(kept),
+        captured=len(kept) or few,
         template=template,
         of_template=len(mine),
         form=form,

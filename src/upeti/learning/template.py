@@ -248,13 +248,19 @@ def _shuffled(prompt: Prompt) -> bytes:
 
 def _clusters(members: list[Prompt], least: int) -> list[list[Prompt]]:
     """Return the prompts that have the same bundles, where at least ``least`` have them."""
+    enough = max(least, _BUNDLES[-1][0] * len(members))
+    columns = [{prompt.texts[place] for prompt in members} for place in range(len(members[0].texts))]
+    same = {place: _words_of(column.pop()) for place, column in enumerate(columns) if len(column) == 1}
+    # Most runs come once, in a slot: counted by their hashes first, they are not all held at the same time.
+    counts = Counter(hash(run) for prompt in members for run in set(_runs(prompt, same)))
     postings: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for number, prompt in enumerate(members):
-        for run in set(_runs(prompt)):
-            postings[run].append(number)
+        for run in set(_runs(prompt, same)):
+            if counts[hash(run)] >= enough:
+                postings[run].append(number)
     bundles: dict[tuple[int, ...], list[tuple[Any, ...]]] = defaultdict(list)
     for run, numbers in postings.items():
-        if len(numbers) >= least:
+        if len(numbers) >= enough:
             bundles[tuple(numbers)].append(run)
     keys: list[list[int]] = [[] for _ in members]
     for name, holders in enumerate(_strong(bundles, len(members))):
@@ -274,8 +280,6 @@ def _strong(bundles: Mapping[tuple[int, ...], list[tuple[Any, ...]]], members: i
     strong: list[tuple[frozenset[int], set[Any]]] = []
     for numbers in sorted(bundles, key=lambda numbers: (-len(numbers), numbers)):
         share = len(numbers) / members
-        if share < _BUNDLES[-1][0]:
-            break
         holders = frozenset(numbers)
         words = {(run[0], word) for run in bundles[numbers] for word in run[2:]}
         own = words.difference(*(those for wider, those in strong if holders <= wider))
@@ -284,13 +288,20 @@ def _strong(bundles: Mapping[tuple[int, ...], list[tuple[Any, ...]]], members: i
     return [tuple(sorted(holders)) for holders, _ in strong]
 
 
-def _runs(prompt: Prompt) -> Iterator[tuple[Any, ...]]:
-    """Yield runs of words: (message, kind, words), of a whole message, of its beginning, its end, and all of ``_RUN``."""
+def _words_of(text: str) -> list[str]:
+    return ["" if _PLACEHOLDER.fullmatch(token) else token for token in _TOKEN.findall(text) if not token.isspace()]
+
+
+def _runs(prompt: Prompt, same: Mapping[int, list[str]]) -> Iterator[tuple[Any, ...]]:
+    """Yield runs of words: (message, kind, words), of a whole message, of its beginning, its end, and all of ``_RUN``.
+
+    ``same``: message → words, of those that are the same in all prompts: they are one run.
+    """
     for message, text in enumerate(prompt.texts):
-        words = [
-            "" if _PLACEHOLDER.fullmatch(token) else token for token in _TOKEN.findall(text) if not token.isspace()
-        ]
+        words = same.get(message) or _words_of(text)
         yield message, "=", *words
+        if message in same:
+            continue
         for length in range(2, min(_RUN, len(words)) + 1):
             yield message, "^", *words[:length]
             yield message, "$", *words[-length:]
