@@ -50,18 +50,20 @@ class ScriptedStudent:
 
 
 def answered() -> bytes:
-    return _http(200, "", json.dumps(ANSWER).encode())
+    return http_answer(200, "", json.dumps(ANSWER).encode())
 
 
 def deferred(reason: str = "not_sure", status: int = 422) -> bytes:
-    return _http(status, f"x-upeti-deferred: {reason}\r\n", b'{"error":{"message":"own words","code":"deferred"}}')
+    return http_answer(
+        status, f"x-upeti-deferred: {reason}\r\n", b'{"error":{"message":"own words","code":"deferred"}}'
+    )
 
 
 def failed(status: int = 500) -> bytes:
-    return _http(status, "", b'{"error":{"message":"own words","code":"broken"}}')
+    return http_answer(status, "", b'{"error":{"message":"own words","code":"broken"}}')
 
 
-def _http(status: int, lines: str, body: bytes) -> bytes:
+def http_answer(status: int, lines: str, body: bytes) -> bytes:
     head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{lines}content-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 

@@ -29,6 +29,7 @@ from upeti.core.errors import ConfigError
 from upeti.gateway.faults import Fault
 from upeti.gateway.latch import Latch
 from upeti.gateway.snapshot import (
+    AUDITS,
     Caller,
     CandidateView,
     CaptureView,
@@ -37,6 +38,7 @@ from upeti.gateway.snapshot import (
     SecretRef,
     ShareView,
     Snapshot,
+    hidden,
 )
 from upeti.money.budget_terms import CALLS, TOKENS, BudgetTerms, key_terms
 from upeti.money.price import Price
@@ -47,6 +49,7 @@ from upeti.rights.permit import permit, purposes_until
 from upeti.rights.terms import SERVE, Terms
 from upeti.wire.tiers import STANDARD
 
+AUDIT_KEY: Final = "audit"  # id of the key that audits are asked with, and their feature
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -78,6 +81,8 @@ class State(msgspec.Struct, frozen=True):
     latches: tuple[Latch, ...] = ()
     faults: tuple[Fault, ...] = ()  # of drills
     shares: dict[str, dict[str, ShareView]] = {}  # channel → own model that is asked
+    teachers: dict[str, tuple[str, str]] = {}  # task whose students are audited → channel and model of the teacher
+    audit_key: bytes = b""  # SHA-256 of the key that asks them
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -145,7 +150,14 @@ class _Compilation:
                 content_failover=route.content_failover,
                 throttle_wait_ms=route.throttle_wait_ms,
             )
+        audits = self._audit_routes(by_name)
         keys = self._keys()
+        if audits and self._state.audit_key:
+            tenant = config.learning.audit_tenant
+            keys[self._state.audit_key] = Caller(
+                key=AUDIT_KEY, tenant=tenant, project="", feature=AUDIT_KEY, routes=frozenset(audits)
+            )
+        routes |= audits
         budgets = self._budgets()
         throttles = tuple(throttle_terms(self._state.effects, config.conduct))
         self._check_contracts()
@@ -213,6 +225,23 @@ class _Compilation:
             return {}
         own = {channel.name for channel in self._config.channel if PROVIDERS[channel.kind].defers}
         return {channel: dict(shares) for channel, shares in self._state.shares.items() if channel in own}
+
+    def _audit_routes(self, channels: Mapping[str, Channel]) -> dict[str, RouteView]:
+        """Return a route to the teacher alone for each task whose students are audited."""
+        for place, route in enumerate(self._config.route):
+            if hidden(route.name):
+                what = f"route `{route.name}`: names that begin with {AUDITS} are for audits of own models"
+                self._problems.append(Problem(f"route[{place}].name", what, "choose another name"))
+        found = {}
+        for task, (channel, model) in self._state.teachers.items() if self._config.learning.enabled else ():
+            if channel not in channels:
+                what = f"the channel `{channel}` of the teacher of `{task}` is not configured: its students are not audited"
+                self._warn("", what, "add the channel; without audits what was certified lapses")
+                continue
+            name = f"{AUDITS}{task}"
+            view = self._candidate("", 0, Candidate(channel=channel, model=model), channels[channel])
+            found[name] = RouteView(name=name, candidates=(view,), created_s=self._state.created_s)
+        return found
 
     def _capture(self) -> CaptureView | None:
         settings, watch = self._config.capture, self._config.conduct.enabled

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
@@ -148,6 +149,7 @@ class Keeper:
             self.budgets.run(),
             self.latches.run(),
             self.drills.run(),
+            self._audits(),
         ):
             self._start(work)
         for name, module, arguments in (
@@ -332,6 +334,15 @@ class Keeper:
         settings = msgspec.json.encode(config.learning).decode()
         places = ["--data-dir", str(self.places.data_dir), "--port", str(self.placement.students)]
         return [*places, "--settings", settings]
+
+    async def _audits(self) -> None:
+        """Follow the audits of own models, once there is a channel of theirs."""
+        while not any(channel.kind == "student" for channel in self.config.channel):
+            await asyncio.sleep(_WATCH_S)
+        # Only now: numerical libraries are for who has own models.
+        module = await asyncio.to_thread(import_module, "upeti.control.audit_watch")
+        learning = lambda: self.config.learning  # noqa: E731 - it changes with the configuration
+        await module.AuditWatch(self.store, learning, self.refresh, self.log).run()
 
     # -- other nodes
     # ----------------------------------------------------------------------------------------------

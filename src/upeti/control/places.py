@@ -111,6 +111,13 @@ class Places(msgspec.Struct, frozen=True):
             write_private(self.admin_token, f"upeti-admin-{secrets.token_hex(32)}\n")
         return self.admin_token.read_text().strip()
 
+    def audit_key(self) -> str:
+        """Return the key that own models' audits are asked with, made at the first call."""
+        path = self.run / "audit-key"
+        if not path.exists():
+            write_private(path, f"upeti-audit-{secrets.token_hex(32)}\n")
+        return path.read_text().strip()
+
 
 def write_private(path: Path, text: str) -> None:
     """Replace a file in one step, readable by its owner alone."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from sqlalchemy import Connection, insert, select, update
 
 from upeti.control.models import move
@@ -24,8 +25,8 @@ from upeti.control.tables_students import students as students_table
 from upeti.core.config_learning import Learning
 from upeti.core.errors import ConfigError
 from upeti.core.events import ActDone
-from upeti.gateway.snapshot import ShareView
-from upeti.learning.served import Served
+from upeti.gateway.snapshot import AUDITS, ShareView
+from upeti.learning.served import AuditTerms, Served
 from upeti.rights.stage import (
     ALARM,
     DEMOTED,
@@ -34,10 +35,15 @@ from upeti.rights.stage import (
     READMITTED,
     ROLLED_BACK,
     SERVES,
+    STEPS,
     Stage,
+    Step,
     after,
     answers,
 )
+
+if TYPE_CHECKING:
+    from upeti.control.students_view import Audited
 
 RULE_AUDITS: Final = "rule:audits"
 RULE_STEPS: Final = "rule:steps"
@@ -101,7 +107,8 @@ def _move(store: Store, one: Student, event: str, *, by: str, why: str) -> Stude
             connection.execute(insert(incidents).values(_incident(one, done)))
         elif event == READMITTED:
             over = {"recovered_ns": done.at_ns, "recovered_by": by}
-            mine = (incidents.c.scope == INCIDENT_SCOPE) & (incidents.c.detail == one.model.id)
+            mine = (incidents.c.scope == INCIDENT_SCOPE) & (incidents.c.meaning == ALARM)
+            mine &= incidents.c.detail == one.model.id
             connection.execute(update(incidents).where(mine & (incidents.c.recovered_ns == 0)).values(**over))
 
     after(one.model.stage, event)  # that a stage has no such way is said before what else is wrong
@@ -207,9 +214,50 @@ def served(students: Iterable[Student], data_dir: Path) -> list[Served]:
                 only=tuple(limit.label for limit in certificate.target.classes) if certificate is not None else (),
                 certificate=certificate.id if certificate is not None else "",
                 lapses_ns=lapses_ns(one),
+                audit=_audit_terms(one),
             )
         )
     return found
+
+
+def _audit_terms(one: Student) -> AuditTerms | None:
+    certificate = one.certificate
+    if certificate is None:
+        return None
+    share = max(SERVES[one.model.stage].audit_share, one.audit_share)
+    return AuditTerms(certificate.target, certificate.delta, share, f"{AUDITS}{one.task}")
+
+
+def teachers(students: Iterable[Student]) -> dict[str, tuple[str, str]]:
+    """Return the task → channel and model of the teacher, of the students that are audited."""
+    return {one.task: one.teacher for one in students if one.model.stage in SERVES and one.certificate is not None}
+
+
+def steps(learning: Learning) -> dict[Stage, Step]:
+    """Return what a rule asks for before it promotes out of a stage: what is shipped, or what is configured."""
+    found = dict(STEPS)
+    for one in learning.step:
+        stage = Stage(one.out_of)
+        found[stage] = msgspec.structs.replace(found[stage], audits=one.audits, hours=one.hours, bound=one.bound)
+    return found
+
+
+def due(one: Student, audited: Audited, learning: Learning, now_ns: int) -> str:
+    """Return why a rule promotes a student now; "" when it does not. ``audited`` is of its certificate in force."""
+    step = steps(learning).get(one.model.stage)
+    if step is None or learning.promote != "by_rule" or one.certificate is None or lapses_ns(one) <= now_ns:
+        return ""
+    audits = audited.audits - one.audited_in_stage
+    hours = (now_ns - one.model.stage_ns) / 3_600e9
+    if audits < step.audits or hours < step.hours or audited.evidence >= audited.alarm_at:
+        return ""
+    if step.bound and any(risk.high > risk.allowed for risk in audited.risks):
+        return ""
+    worst = max(audited.risks, key=lambda risk: risk.high / risk.allowed)
+    return (
+        f"{audits} answers audited in {hours:.1f} h in this stage; risk of `{worst.limit}` at most {worst.high:.2%} of "
+        f"{worst.allowed:.2%} allowed"
+    )
 
 
 def why_not_answering(one: Student, learning: Learning, now_ns: int) -> str:

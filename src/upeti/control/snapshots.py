@@ -7,12 +7,14 @@ one thread at a time.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
 import msgspec
 
 from upeti.control import config_file, consents, rollout
+from upeti.control.audit_line import leave_line
 from upeti.control.books import Books
 from upeti.control.budgets import stored_terms
 from upeti.control.capacity import post_capacity
@@ -156,7 +158,7 @@ class Snapshots:
         terms = with_state(self._store, of_files)
         for touched in quarantine_touched(self._store, terms, now_ns):
             self._log.warning("quarantined", f"routes go on without {touched.id}: {touched.stage_why}")
-        state = state_in(self._store, self._ledger, terms, now_ns)
+        state = state_in(self._store, self._ledger, terms, now_ns, self._audit_digest(document.config))
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)
         self._say([*self._notes, *compiled.warnings])
@@ -176,6 +178,14 @@ class Snapshots:
         self._rights_until_ns = next(iter(terms.changes(now_ns)), FOREVER_NS)
         if book.capacity != self._capacity:
             self._capacity, self._capacity_day = book.capacity, -1
+
+    def _audit_digest(self, config: Config) -> bytes:
+        """Return the digest of the key that audits are asked with; it and the gateway's address are left for who asks."""
+        if not any(channel.kind == "student" for channel in config.channel):
+            return b""
+        key = self._places.audit_key()
+        leave_line(self._places, self._placement, config, key)
+        return hashlib.sha256(key.encode()).digest()
 
     def _post_capacity(self) -> None:
         """Once a day, and when a file with capacity has changed: what rented hours cost goes into the books."""
@@ -238,8 +248,9 @@ class Snapshots:
         return tuple(signature)
 
 
-def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int) -> State:
+def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int, audit_digest: bytes = b"") -> State:
     """Return all that the state adds to the configuration."""
+    learned = all_students(store)
     return State(
         keys=store.all_keys(),
         sealed=store.sealed_secrets(),
@@ -251,7 +262,9 @@ def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int) -> State:
         latches=tuple(row.latch for row in all_latches(store)),
         not_served=not_served(store),
         faults=faults_in_force(store, now_ns),
-        shares=rollout.shares(all_students(store)),
+        shares=rollout.shares(learned),
+        teachers=rollout.teachers(learned),
+        audit_key=audit_digest,
         terms=terms,
         at_ns=now_ns,
     )

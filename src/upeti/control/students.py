@@ -114,6 +114,12 @@ def add(store: Store, terms: Terms, wanted: Wanted, *, by: str, why: str) -> Stu
         raise ConfigError(f"what training cost is an amount in USD: {error}") from None
     if cost_pico < 0:
         raise ConfigError("what training cost is no negative amount: give 0, or more")
+    for other in all_students(store):
+        if other.task == wanted.task and other.teacher != wanted.teacher and other.model.stage is not Stage.RETIRED:
+            raise ConfigError(
+                f"`{other.model.id}` of the task `{wanted.task}` is taught by {'/'.join(other.teacher)}, and audits of a "
+                "task ask one teacher: retire it first, or name another task"
+            )
     folder = _kept(store.data_dir, wanted) if wanted.folder is not None else ""
     made = models.register(store, terms, wanted.model, by=by, why=why)
     row = {

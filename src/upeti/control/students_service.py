@@ -28,6 +28,7 @@ from upeti.core.config_learning import Learning
 from upeti.core.errors import ConfigError, UpetiError
 from upeti.gateway.log import Log
 from upeti.learning import served as served_file
+from upeti.learning.answers import AnswerForm
 from upeti.learning.ladder import Ladder, Student
 from upeti.learning.serve import Connection, Students
 from upeti.learning.served import FILE, STATUS_FILE, Served, ServedFileError
@@ -55,6 +56,12 @@ class StudentsService:
         self._log = log
         self._executor = ThreadPoolExecutor(settings.threads, "predict")
         self.students = Students(load, settings, self._executor, refused=self._refused, failed=self._failed)
+        # Only now: it brings numerical libraries, and how many threads they use is settled before they are imported.
+        from upeti.control.auditor import Auditor
+
+        self.auditor = Auditor(places.data_dir, places.node("").name, self.students.stop, self._form_of, log)
+        self.students.on_answer = self.auditor.answered
+        self.students.on_deferred = self.auditor.deferred
         self._connections: set[Connection] = set()
         self._taken: Signature | None = None
         self._stopping = asyncio.Event()
@@ -68,6 +75,10 @@ class StudentsService:
             model=served.model,
             task=served.task,
         )
+
+    def _form_of(self, model: str) -> AnswerForm | None:
+        serving = self.students.by_model.get(model)
+        return serving.student.form if serving is not None else None
 
     def _failed(self, served: Served, error: Exception) -> None:
         now_s = time.monotonic()
@@ -83,6 +94,7 @@ class StudentsService:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         await self._look()
+        self.auditor.start()
         server = await loop.create_server(
             lambda: Connection(self.students, self._connections), sock=listening, backlog=_BACKLOG
         )
@@ -104,6 +116,7 @@ class StudentsService:
         until_s = loop.time() + _END_S
         while self._connections and loop.time() < until_s:
             await asyncio.sleep(0.01)
+        await self.auditor.end()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _look(self) -> None:
@@ -117,7 +130,12 @@ class StudentsService:
         except (OSError, ServedFileError) as error:
             self._log.error("students_refused", f"{error}; what was served before goes on")
             return
-        await self.students.take(wanted)
+        untrusted = await self.auditor.take(wanted)
+        await self.students.take([one for one in wanted if one.model not in untrusted])
+        for one in wanted:
+            if one.model in untrusted:
+                self.students.refuse(one, ServedFileError(untrusted[one.model]))
+        self.auditor.stop_where_it_rang()
         self._log.info("students", "other own models are served", models=sorted(self.students.by_model))
         self._say()
 

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
+from upeti.core.config_types import Name
+
+
+class LearningStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[[learning.step]]`: what has to be there before a rule promotes a student out of a stage, in place of
+    [what is shipped](own-models.md#stages).
+    """
+
+    out_of: Annotated[
+        Literal["shadow", "canary_1", "canary_10", "canary_50"], Meta(description="The stage that it is in.")
+    ]
+    audits: Annotated[int, Meta(ge=0, description="Answers that were audited in this stage.")]
+    hours: Annotated[float, Meta(ge=0, description="Hours in this stage.")]
+    bound: Annotated[
+        bool, Meta(description="Whether the upper bound of the present risk must be below what was promised.")
+    ] = True
 
 
 class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,3 +75,25 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "schedule of its own. 0: never by itself.",
         ),
     ] = 0
+    promote: Annotated[
+        Literal["by_rule", "by_hand"],
+        Meta(
+            description="Who lets a certified student into its next stage: a rule, once audits and time are there, or people "
+            "alone."
+        ),
+    ] = "by_rule"
+    step: Annotated[
+        tuple[LearningStep, ...], Meta(description="Other numbers for the rule that promotes, by stage.")
+    ] = ()
+    lapse_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=366,
+            description="A certificate lapses when none of its student's answers was audited for so many days: it then answers "
+            "nothing.",
+        ),
+    ] = 7
+    audit_tenant: Annotated[
+        Name, Meta(description="Tenant that audits are called and billed as; their feature is `audit`.")
+    ] = "audit"

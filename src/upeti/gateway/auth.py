@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 
 from upeti.core.errors import Forbidden, Unauthenticated
-from upeti.gateway.snapshot import Caller, Snapshot
+from upeti.gateway.snapshot import Caller, Snapshot, hidden
 
 _CURE = "Send a key made with `upeti keys create`, as `Authorization: Bearer …`, `api-key` or `x-api-key`."
 
@@ -36,8 +36,8 @@ def check_served(caller: Caller, snapshot: Snapshot) -> None:
 
 
 def check_route(caller: Caller, route: str) -> None:
-    """Raises ``Forbidden`` when the key is limited to other routes."""
-    if caller.routes and route not in caller.routes:
+    """Raises ``Forbidden`` when the key is limited to other routes, or the route to other keys."""
+    if (caller.routes or hidden(route)) and route not in caller.routes:
         raise Forbidden(
             "route_not_allowed", f"This key may not use the model {route!r}. Ask for a key with that route."
         )

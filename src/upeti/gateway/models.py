@@ -8,7 +8,7 @@ import msgspec
 
 from upeti.core.errors import NotFound
 from upeti.gateway.live import LiveView
-from upeti.gateway.snapshot import Caller, RouteView
+from upeti.gateway.snapshot import Caller, RouteView, hidden
 
 _ANY = "*"
 
@@ -29,7 +29,7 @@ def models_body(view: LiveView, caller: Caller, name: str) -> bytes:
 
 
 def _may(caller: Caller, route: str) -> bool:
-    return not caller.routes or route in caller.routes
+    return route in caller.routes or not (caller.routes or hidden(route))
 
 
 def _model(route: RouteView, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ worker does. Secrets are not in it, only where they are found.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,13 @@ from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
 from upeti.rights.data_policy import DataPolicy
 from upeti.rights.terms import FOREVER_NS, SERVE
+
+AUDITS: Final = "audit:"  # begins the names of routes that only a key that names them may use, or see
+
+
+def hidden(route: str) -> bool:
+    """Say whether a route is for keys alone that name it."""
+    return route.startswith(AUDITS)
 
 
 class Caller(msgspec.Struct, frozen=True):

@@ -147,6 +147,15 @@ def evidence(state: State) -> float:
     return math.exp(min(_log_sum([one.log_wealth for one in state.bets]) - math.log(len(state.bets)), 700.0))
 
 
+def why_of_alarm(state: State, delta: float) -> str:
+    """Return in words what gave the alarm."""
+    worst = max(state.bets, key=lambda bets: bets.log_wealth)
+    return (
+        f"audits gave the alarm: evidence of {math.exp(min(state.peak, 700.0)):.3g} against the promise, {1 / delta:.3g} is "
+        f"enough; {worst.all.errors} of {worst.all.n} audited answers broke the limit `{worst.limit}`"
+    )
+
+
 def present_risk(bets: Bets, delta: float = 0.05) -> Interval:
     """Return the share of broken ones among the audited answers that the limit is about, of the last 250 to 500.
 

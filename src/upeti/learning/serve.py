@@ -94,6 +94,8 @@ class Students:
         self.wanted: tuple[Served, ...] = ()
         # Told of each answer that was given, or would have been: whose it is, the request's body, what was predicted.
         self.on_answer: Callable[[Served, bytes, Predicted], None] | None = None
+        # Told of each call of the task that is left because of what was predicted.
+        self.on_deferred: Callable[[Served, bytes], None] | None = None
 
     async def take(self, wanted: Sequence[Served]) -> None:
         """Serve these from now on, and no others. One that cannot be loaded is left out; what it was before goes too."""
@@ -110,8 +112,14 @@ class Students:
                 self.by_model[served.model] = await self._serving(served, before)
             except Exception as error:
                 self.by_model.pop(served.model, None)
-                self.refusals[served.model] = str(error)
-                self._refused(served, error)
+                self.refuse(served, error)
+
+    def refuse(self, served: Served, error: Exception) -> None:
+        """Say that a student is wanted and cannot be served."""
+        if served not in self.wanted:
+            self.wanted = (*self.wanted, served)
+        self.refusals[served.model] = str(error)
+        self._refused(served, error)
 
     async def _serving(self, served: Served, before: Serving | None) -> Serving:
         same = ("folder", "sha256", "first")
@@ -267,6 +275,11 @@ class _Asking:
         self._serving.deferred[reason] += 1
         self._reply.defer(reason)
 
+    def _leave(self, reason: Reason) -> None:
+        self._defer(reason)
+        if self._students.on_deferred is not None:
+            self._students.on_deferred(self._serving.served, self._body)
+
     def told(self, predicted: Predicted) -> None:
         serving = self._serving
         served, student = serving.served, serving.student
@@ -278,11 +291,11 @@ class _Asking:
         if serving.stopped:
             self._defer(Reason.STOPPED)
         elif served.out_of_scope and not predicted.in_scope:
-            self._defer(Reason.OUT_OF_SCOPE)
+            self._leave(Reason.OUT_OF_SCOPE)
         elif not predicted.confidence >= served.threshold or not self._may_say(predicted.values):
-            self._defer(Reason.NOT_SURE)
+            self._leave(Reason.NOT_SURE)
         elif not self._fits(student.form, predicted):
-            self._defer(Reason.CANNOT)
+            self._leave(Reason.CANNOT)
         elif served.shadow:
             self._defer(Reason.SHADOW)
             self._tell(predicted)

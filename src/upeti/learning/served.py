@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from upeti.learning.answers import Values
+from upeti.learning.target import Target
 from upeti.learning.template import Template
 
 FILE: Final = "students.json"  # in the data directory's run
@@ -29,6 +30,15 @@ class First(msgspec.Struct, frozen=True):
     sure: float
 
 
+class AuditTerms(msgspec.Struct, frozen=True):
+    """How a student's answers are audited. ``share`` of its answers is drawn."""
+
+    target: Target
+    delta: float
+    share: Annotated[float, Meta(gt=0, le=1)]
+    route: str  # that the teacher is asked by
+
+
 class Served(msgspec.Struct, frozen=True, kw_only=True):
     """One student that may answer: where it is kept, which calls are its own, and what was certified."""
 
@@ -44,6 +54,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     shadow: bool = False  # it only says what it would have answered
     only: tuple[Values, ...] = ()  # the only answers that the certificate lets it give; (): all
     first: First | None = None  # asked before it
+    audit: AuditTerms | None = None  # None: nothing was promised
     out_of_scope: bool = True  # whether it leaves what is unlike its training texts
 
 
