@@ -7,7 +7,7 @@ which answer is whose. Pure.
 
 The test for one look is exact: for every share of rows that may differ (an interval that holds but for a tiny part of delta)
 the probability of a sum of differences as high as this one. For looks after every portion of labels there is a bettor's
-wealth, an average over fixed stakes, so that the order of rows does not matter; it needs about twice as many rows.
+wealth, an average over fixed stakes, so that the order of rows does not matter; it needs about three times as many rows.
 
 Sources: Berger and Boos, "P values maximized over a confidence set for the nuisance parameter" (1994); Waudby-Smith and
 Ramdas, "Estimating means of bounded random variables by betting" (2020).
