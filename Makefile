@@ -8,7 +8,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python
 LOCKS := requirements/base.txt requirements/dev.txt requirements/embedded.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-students bench-conduct bench-learning bench-guarantee conformance docs lock clean
+.PHONY: help setup browser demo demo-stop test test-full check bench bench-quick bench-feed bench-students bench-conduct bench-learning bench-guarantee bench-templates conformance docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ bench-students: setup ## How fast own models answer, beside scikit-learn, on ../
 
 bench-learning: setup ## What students of recorded paid models can answer under a certificate, and how fast; writes build/bench-learning.json
 	$(BIN)/python -m benchmarks.learning $(ARGS)
+
+bench-templates: setup ## How fast a call is matched with a prompt template; writes build/bench-templates.json
+	$(BIN)/python -m benchmarks.templates
 
 bench-guarantee: setup ## Whether promises about students are kept, on ../shared/data; writes the tables of docs/guarantee.md (a quarter of an hour)
 	$(BIN)/python -m benchmarks.guarantee --docs $(ARGS)
