@@ -15,6 +15,7 @@ import asyncio
 import csv
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, NamedTuple
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -49,6 +49,7 @@ KEY: Final = "sk-bench-0123456789abcdef"
 SYSTEM: Final = "Name the intent of this message of a bank's customer, as one of the labels."
 TEMPLATE: Final = Template(("system", "user"), ((SYSTEM,), ("", "")))
 L1, L2, LADDER = "intents-l1", "intents-l2", "intents-ladder"
+_ROUNDS: Final = 6
 _PRECISION: Final = 0.95  # of what the quick one of the ladder says, by cross-validation
 
 
@@ -421,13 +422,18 @@ def measure(shared: Path, seconds: float) -> list[Figure]:
             ]
             with fake_provider() as provider, gateway_process(work / "gateway", port, provider) as gateway:
                 report_progress("through the gateway")
-                own, fake = [], []
-                for _ in range(3):
-                    fake.append(at(asked(gateway, pid, "fake", texts, connections=1, seconds=seconds).took, 0.5))
-                    own.append(at(asked(gateway, pid, L1, texts, connections=1, seconds=seconds).took, 0.5))
-                title = "L1 through the gateway: p50"
-                figures.append(figure(title, "ms", median(own), "a provider that answers at once", median(fake)))
-                figures.append(figure("of that, what L1 adds: p50", "ms", median(own) - median(fake), at_most=1))
+                own: list[float] = []
+                fake: list[float] = []
+                for _ in range(_ROUNDS):
+                    fake += asked(gateway, pid, "fake", texts, connections=1, seconds=seconds / 2).took
+                    own += asked(gateway, pid, L1, texts, connections=1, seconds=seconds / 2).took
+                own.sort()
+                fake.sort()
+                peer = "a provider that answers at once"
+                for share, name in ((0.5, "p50"), (0.1, "p10, the machine's quiet moments")):
+                    ours, theirs = at(own, share), at(fake, share)
+                    figures.append(figure(f"L1 through the gateway: {name}", "ms", ours, peer, theirs))
+                    figures.append(figure(f"of that, what L1 adds: {name}", "ms", ours - theirs, at_most=1))
     return figures
 
 
@@ -447,8 +453,16 @@ def main() -> int:
         print(error, file=sys.stderr)
         return 2
     print(report.table(figures, "Upeti"))
-    report.write(RESULT, figures, machine.Description.of_this(), {"seconds": seconds})
-    return 0
+    report.write(RESULT, figures, _machine(), {"seconds": seconds})
+    return int(any(each.met is False for each in figures))
+
+
+def _machine() -> machine.Description:
+    """Return what this ran on; nginx has no part in it."""
+    try:
+        return machine.Description.of_this()
+    except FileNotFoundError:
+        return machine.Description("?", platform.release(), platform.python_version(), "")
 
 
 if __name__ == "__main__":

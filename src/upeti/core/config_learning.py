@@ -42,7 +42,7 @@ class Learning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "is looked at ten times a second.",
         ),
     ] = 500
-    batch_max: Annotated[int, Meta(ge=1, le=1024, description="Calls that are predicted together at most.")] = 64
+    batch_max: Annotated[int, Meta(ge=1, le=1024, description="Calls that are predicted together at most.")] = 16
     batch_wait_ms: Annotated[
         int,
         Meta(

@@ -62,7 +62,7 @@ class Batcher:
         executor: Executor,
         *,
         text_s: float,
-        batch_max: int = 64,
+        batch_max: int = 16,
         queue_max: int = 512,
         wait_s: float = 0.0,
         at_once: int = 1,
