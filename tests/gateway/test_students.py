@@ -25,6 +25,7 @@ from support.gateway_side import (
     snapshot,
 )
 from support.student_side import ScriptedStudent, answered, deferred, failed, scripted_student
+from upeti.control.drill_world import without_alternative, world_of
 from upeti.core.amount import PICO_PER_UNIT
 from upeti.gateway import students
 from upeti.gateway.faults import Fault, Kind
@@ -328,6 +329,13 @@ async def test_a_latched_teacher_leaves_what_the_own_model_is_sure_of(
         assert (answer.status, answer.code) == (503, "student_not_asked")
         assert "inc_1" in answer.json["error"]["message"]
     assert not provider.seen
+
+
+def test_nobody_counts_on_it_when_a_provider_is_cut_off() -> None:
+    world = world_of(scene(9, 9), (), time.time_ns())
+    assert [name for name, one in world.channels.items() if one.partial] == ["own"]
+    assert without_alternative(world, "teacher").keys() == {"m"}
+    assert not without_alternative(world, "own")
 
 
 @pytest.mark.parametrize(

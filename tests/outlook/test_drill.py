@@ -62,6 +62,8 @@ def lack(found: object) -> Lack:
     [
         (Gap.NO_CANDIDATE, world(), {}),
         (Gap.NO_CANDIDATE, world(candidate("a", 1, "other")), {}),
+        # An own model left this very call to the one that is cut off: it would leave it again.
+        (Gap.NO_CANDIDATE, world(candidate("b", 1), channels={"b": Channel("b", OPENAI, partial=True)}), {}),
         (Gap.NO_API, world(candidate("claude", 1)), {}),
         (Gap.NO_RIGHT, world(candidate("b", 1), channels={"b": Channel("b", OPENAI, serves=False)}), {}),
         (Gap.NO_POLICY, world(candidate("b", 1), policies=(DataPolicy("eu", regions=frozenset({"eu"})),)), {}),

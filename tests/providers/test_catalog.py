@@ -90,6 +90,7 @@ def test_the_secret_goes_into_the_header_that_the_vendor_reads() -> None:
         "azure": "api-key: ",
         "anthropic": "x-api-key: ",
         "embedded": ": ",
+        "student": ": ",
     }
     assert PROVIDERS["azure"].bearer == PROVIDERS["openai_compatible"].auth
 

@@ -18,6 +18,7 @@ def world_of(snapshot: Snapshot, budgets: Iterable[BudgetTerms], now_ns: int) ->
         name: Channel(
             name=name,
             wires=PROVIDERS[view.kind].wires,
+            partial=PROVIDERS[view.kind].defers,
             tier=view.tier,
             region=view.region,
             retention_days=view.retention_days,

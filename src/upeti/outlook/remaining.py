@@ -85,6 +85,7 @@ class Channel(msgspec.Struct, frozen=True):
     retention_days: int | None = None
     serves: bool = True
     latch: str = ""  # why it is latched now; "": it is not
+    partial: bool = False  # own models that leave calls to others: nobody can count on them for one
     models_latched: frozenset[str] = frozenset()
 
 
@@ -163,7 +164,8 @@ class Remaining:
         order: int | None = None
         name = self._asked_name(asked)
         for candidate in sorted(self.world.routes.get(asked.route, ()), key=lambda one: one.order):
-            if candidate.channel == self.cut:
+            channel = self.world.channels.get(candidate.channel)
+            if candidate.channel == self.cut or (channel is not None and channel.partial):
                 continue
             if order is not None and candidate.order > order:
                 break
