@@ -7,6 +7,8 @@ import pytest
 from benchmarks.guarantee_worlds import World, made, worlds
 
 from benchmarks import guarantee, guarantee_rules
+from upeti.learning.audit_plan import Runs
+from upeti.learning.bounds import interval
 from upeti.learning.target import Kind, Target
 
 ALLOWED = 0.05
@@ -34,6 +36,15 @@ def test_promises_on_recorded_answers_of_paid_models() -> None:
             if (world.name, kind) == ("made, 4 classes", Kind.ANSWER):
                 continue  # every threshold is right there: no rule can break it
             check(world, target, 2000, 400)
+
+
+@pytest.mark.slow
+def test_false_alarms_stay_rare_over_twenty_thousand_audits() -> None:
+    for alpha in (0.01, 0.05, 0.2):
+        rng, runs = np.random.default_rng(8), Runs(2000, alpha, ALLOWED)
+        while runs.audits < 20_000:
+            runs.see(rng.random((2000, 500)) < alpha)  # at the edge of the promise, where they are most frequent
+        assert interval(int((runs.rang > 0).sum()), 2000).low <= ALLOWED
 
 
 @pytest.mark.slow

@@ -114,6 +114,16 @@ def test_the_same_for_all_limits_of_classes_together(
 
 
 @settings(deadline=None)
+@given(observations(), st.sampled_from([0.01, 0.2, 1.0]), label)
+def test_deferred_calls_may_be_drawn_too_and_then_count_whole(seen: list[Observation], share: float, teacher) -> None:
+    state = after(CLASSES, seen)
+    all_known = observe(state, CLASSES, DELTA, next_seen(state, share, None, (Deferred(teacher, 1),)))
+    drawn = observe(state, CLASSES, DELTA, next_seen(state, 1.0, None, (Deferred(teacher, 1),)))
+    on_average = share * evidence(drawn) + (1 - share) * evidence(state)
+    assert on_average == pytest.approx(evidence(all_known), rel=1e-9)
+
+
+@settings(deadline=None)
 @given(observations(), st.data())
 def test_after_a_kill_the_state_goes_on_and_nothing_counts_twice(seen: list[Observation], data: st.DataObject) -> None:
     target = data.draw(st.sampled_from([SYSTEM, ANSWER, CLASSES]))

@@ -47,3 +47,6 @@ def test_what_is_no_row_is_named_by_its_line() -> None:
             calibration.decode(good + bad)
     with pytest.raises(RowsError, match="two rows have the id a"):
         calibration.digest([Row("a", 0.5, ("x",), ("y",)), Row("a", 0.6, ("x",), ("y",))])
+    for nothing in (float("nan"), 1.01, -0.1):
+        with pytest.raises(RowsError, match="row a has the confidence"):
+            calibration.encode([Row("a", nothing, ("x",), ("y",))])

@@ -65,7 +65,8 @@ class Audited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Observation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of an audit journal: calls deferred since the entry before, then perhaps an audited answer.
 
-    ``share`` was in force for all of them: an entry is written before it changes.
+    ``share`` was in force for all of them: an entry is written before it changes. Where the teacher's answers are known of a
+    drawn part of the deferred calls only, each drawn one is an entry of its own with share 1: on average that is the same.
     """
 
     journal: str

@@ -38,8 +38,11 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode(rows: Iterable[Row]) -> bytes:
-    """Return the file of ``rows``. Raises ``RowsError`` when two have one id."""
+    """Return the file of ``rows``. Raises ``RowsError`` when two have one id, or a confidence is no share."""
     ordered = sorted(rows, key=lambda row: row.id)
+    for row in ordered:
+        if not 0 <= row.confidence <= 1:
+            raise RowsError(f"row {row.id} has the confidence {row.confidence}; it is a number from 0 to 1")
     for earlier, later in pairwise(ordered):
         if earlier.id == later.id:
             raise RowsError(f"two rows have the id {later.id}; a call counts once, so keep the first")
@@ -63,5 +66,5 @@ def decode(data: bytes) -> list[Row]:
 
 
 def digest(rows: Sequence[Row]) -> str:
-    """Return the SHA-256 of the rows' file, in hex. Raises ``RowsError`` when two have one id."""
+    """Return the SHA-256 of the rows' file, in hex. Raises as ``encode`` does."""
     return hashlib.sha256(encode(rows)).hexdigest()
