@@ -113,6 +113,9 @@ COMMANDS: Final = {
         "students_app",
         "Own models that answer under a certificate: stages, audits, roll-back.",
     ),
+    "learn": Command(
+        "upeti.cli.learn", "learn_app", "The learning cycle of a task: data set, student, certificate, shadow."
+    ),
     "lineage": Command(
         "upeti.cli.models",
         "lineage",

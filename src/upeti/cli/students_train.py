@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from upeti.cli import students_certify  # noqa: F401 - adds its command
 from upeti.cli.options import ConfigOption, JsonOption
 from upeti.cli.state import opened_rights
 from upeti.cli.students import students_app

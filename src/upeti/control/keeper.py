@@ -38,6 +38,7 @@ from upeti.control.drill_watch import DrillWatch
 from upeti.control.drill_world import world_of
 from upeti.control.kept_child import KeptChild
 from upeti.control.latch_watch import LatchWatch
+from upeti.control.learn_watch import LearnWatch
 from upeti.control.ledger import Instance, Ledger
 from upeti.control.links import Links
 from upeti.control.metrics import Metrics, budget_samples, case_samples
@@ -113,6 +114,8 @@ class Keeper:
         self.drills = DrillWatch(
             self.store, self.places.data_dir, self.node.name, config, self.world, self.refresh, self.log
         )
+        learning = lambda: self.snapshots.config.learning  # noqa: E731 - it changes with the configuration
+        self.learning = LearnWatch(config, self.store, learning, self.log)
         self.recovery = Recovery(self.places.data_dir, self.ledger, self.instance, time.time_ns)
         self._recovering = ThreadPoolExecutor(1, "recovery")
         self._changed = asyncio.Event()
@@ -160,6 +163,7 @@ class Keeper:
         ):
             self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
+        self._start(self.learning.run())
         self._start(StudentsWatch(self.store, self.places.data_dir, self.node.name, self.log).run())
         conduct = lambda: self.snapshots.config.conduct  # noqa: E731 - it changes with the configuration
         self._start(CaseClock(self.store, self.places.data_dir, conduct, self.refresh, self.log).run())

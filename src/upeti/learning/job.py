@@ -109,6 +109,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     rows: bytes
     left_out: dict[str, int]
     labels_sha256: str
+    versions: tuple[str, ...]  # of the teacher, as its answers say, the most frequent first
     confidences: tuple[float, ...]  # of training rows, cross-validated
     answers: tuple[tuple[Values, int], ...]  # of training rows: how often each
 
@@ -266,7 +267,8 @@ def _measure(job: Measure, progress: Progress) -> Measured:
     left_out: Counter[str] = Counter()
     progress(0, 3, "reading rows")
     calibration: list[Example] = []
-    if lines := list(_lines(job.rows, source, left_out, own=False, spans=job.spans)):
+    lines = list(_lines(job.rows, source, left_out, own=False, spans=job.spans))
+    if lines:
         try:
             found = from_lines(lines, text_of=lambda request: text_in(source.template, request), form=source.form)
         except ExamplesError:
@@ -289,10 +291,29 @@ def _measure(job: Measure, progress: Progress) -> Measured:
     return Measured(
         rows=encode(rows),
         left_out=dict(left_out),
+        versions=_versions(lines),
         labels_sha256=hashlib.sha256(msgspec.json.encode(student.about.labels)).hexdigest(),
         confidences=report.confidence,
         answers=tuple((one.values, one.rows) for one in report.answers),
     )
+
+
+class _Answered(msgspec.Struct):
+    class Body(msgspec.Struct):
+        model: str = ""
+
+    answer: Body
+
+
+def _versions(lines: list[bytes]) -> tuple[str, ...]:
+    decode = msgspec.json.Decoder(_Answered).decode
+    counts: Counter[str] = Counter()
+    for line in lines:
+        try:
+            counts[decode(line).answer.model] += 1
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            continue
+    return tuple(name for name, _ in counts.most_common() if name)
 
 
 def write_folder(files: dict[str, bytes], folder: Path) -> Path:
