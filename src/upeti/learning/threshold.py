@@ -184,7 +184,10 @@ def check(target: Target, delta: float, path: Path | None = None) -> None:
     if not 0 < delta < 1:
         raise TargetError("delta is a probability between 0 and 1, such as 0.05")
     if (target.kind is Kind.ANSWER) != (path is not None):
-        raise TargetError("give thresholds for a target of kind answer, and for no other; answer_path() makes them")
+        raise TargetError(
+            "give thresholds for a target of kind answer, and for no other; answer_path() makes them, once there are as many "
+            "calibration rows as bounds.rows_to_start() says"
+        )
     if path is None:
         return
     if not path.thresholds or any(not later < earlier for earlier, later in pairwise(path.thresholds)):
