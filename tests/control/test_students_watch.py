@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from support.gateway_side import KeptLog, until
 from support.rollout_side import added
+from upeti.control.kept_child import KeptChild
 from upeti.control.latches import all_incidents
+from upeti.control.processes import identity, is_alive
 from upeti.control.store import Store
-from upeti.control.students_watch import Told, read_status, take
+from upeti.control.students_watch import HANGS_S, Told, hangs, read_status, take
 from upeti.journal.acts import read_acts
 
 OpenStore = Callable[[], Store]
@@ -39,6 +45,41 @@ def test_a_refused_student_is_one_incident_on_each_node_until_it_is_loaded(
     # And it may happen again.
     take(store, store.data_dir, "n1", refused, NOW_NS + 3)
     assert len(all_incidents(store)) == 3
+
+
+def test_who_has_said_nothing_for_long_hangs(tmp_path: Path) -> None:
+    assert not hangs(tmp_path, 3, 1e9)  # it has not begun
+    (tmp_path / "students-status.json").write_text(json.dumps({"pid": 3, "alive_s": 50.0, "students": {}}))
+    assert not hangs(tmp_path, 3, 50.0 + HANGS_S)
+    assert hangs(tmp_path, 3, 50.1 + HANGS_S)
+    assert not hangs(tmp_path, 4, 1e9)  # another one, which has not said anything yet
+
+
+async def test_a_process_that_hangs_is_ended_and_another_one_started(tmp_path: Path) -> None:
+    """The supervisor's own way of keeping a process, with one that does nothing."""
+    (tmp_path / "sleeper.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "with open(sys.argv[1], 'a') as file: file.write(f'{os.getpid()}\\n')\n"
+        "time.sleep(60)\n"
+    )
+    pids = tmp_path / "pids"
+    log = KeptLog("keeper", lambda: 0)
+    first: list[int] = []
+
+    def hung(pid: int) -> bool:
+        first.append(pid)
+        return pid == first[0] and pids.exists()
+
+    kept = KeptChild("sleeper", "sleeper", lambda: [str(pids)], "", log, hung)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        running = asyncio.ensure_future(kept.run())
+        await until(lambda: pids.exists() and len(pids.read_text().split()) == 2, seconds=15, what="another process")
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert [line["event"] for line in log.lines] == ["sleeper_hangs"]
+    assert str(first[0]) == pids.read_text().split()[0]
+    assert not is_alive(first[0], identity(first[0]))
 
 
 def test_a_status_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,15 @@ class StudentsProcess:
             self._process = subprocess.Popen(
                 [*command, "--settings", self._settings], stderr=err, env=os.environ | {"PYTHONPATH": paths}
             )
-        until(self.status, seconds=20, what="the students' process")
+        until(self._listens, seconds=20, what="the students' process")
+        until(self.status, seconds=20, what="its status")
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
 
     def events(self) -> list[dict[str, Any]]:
         lines = (self._data_dir / "students.err").read_text().splitlines()

@@ -50,7 +50,7 @@ from upeti.control.recovery import Recovery
 from upeti.control.retention import Retention
 from upeti.control.snapshots import Snapshots
 from upeti.control.store import Store
-from upeti.control.students_watch import StudentsWatch
+from upeti.control.students_watch import StudentsWatch, hangs
 from upeti.core.config import Config
 from upeti.core.errors import ConfigError, JournalError, UpetiError
 from upeti.gateway.keeper_link import SnapshotReady
@@ -159,9 +159,11 @@ class Keeper:
             ("telemetry", "upeti.control.telemetry", self._telemetry),
             ("capture", "upeti.control.capturer", self._capturer),
             ("feed", "upeti.control.feed_service", self._feed),
-            ("students", "upeti.control.students_service", self._students),
         ):
             self._start(KeptChild(name, module, arguments, self.store.url, self.log).run())
+        students = "upeti.control.students_service"
+        hang = lambda pid: hangs(self.places.run, pid, time.monotonic())  # noqa: E731 - said once
+        self._start(KeptChild("students", students, self._students, self.store.url, self.log, hang).run())
         self._start(Retention(self.store, self.places.data_dir, lambda: self.snapshots.config.capture, self.log).run())
         self._start(self.learning.run())
         self._start(StudentsWatch(self.store, self.places.data_dir, self.node.name, self.log).run())

@@ -26,14 +26,23 @@ class KeptChild:
     """Keeps one process of a module running with the present arguments."""
 
     def __init__(
-        self, name: str, module: str, arguments: Callable[[], Sequence[str] | None], url: str, log: Log
+        self,
+        name: str,
+        module: str,
+        arguments: Callable[[], Sequence[str] | None],
+        url: str,
+        log: Log,
+        hangs: Callable[[int], bool] = lambda pid: False,
     ) -> None:
-        """``arguments`` gives those that are wanted now, None for no process. ``url`` is of the state, "" for SQLite."""
+        """``arguments`` gives those that are wanted now, None for no process. ``url`` is of the state, "" for SQLite. ``hangs``
+        tells whether the process of a pid is there but does nothing any more: then another one takes its place.
+        """
         self._name = name
         self._module = module
         self._arguments = arguments
         self._url = url
         self._log = log
+        self._hangs = hangs
 
     async def run(self) -> None:
         while True:
@@ -67,7 +76,10 @@ class KeptChild:
                     pause_s=pause_s,
                 )
                 return pause_s
-            if self._arguments() != wanted:
+            hangs = self._hangs(process.pid)
+            if hangs:
+                self._log.warning(f"{self._name}_hangs", f"{self._name} does nothing any more; it is started again")
+            if hangs or self._arguments() != wanted:
                 ended.cancel()
                 return 0.0
 

@@ -93,18 +93,15 @@ class StudentsService:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        telling = loop.create_task(self._tell())
         await self._look()
         self.auditor.start()
         server = await loop.create_server(
             lambda: Connection(self.students, self._connections), sock=listening, backlog=_BACKLOG
         )
         self._log.info("students_ready", "own models answer", models=sorted(self.students.by_model))
-        status_due_s = 0.0
         while not self._stopping.is_set():
             await self._look()
-            if loop.time() >= status_due_s:
-                status_due_s = loop.time() + _STATUS_S
-                self._say()
             try:
                 async with asyncio.timeout(_LOOK_S):
                     await self._stopping.wait()
@@ -116,8 +113,15 @@ class StudentsService:
         until_s = loop.time() + _END_S
         while self._connections and loop.time() < until_s:
             await asyncio.sleep(0.01)
+        telling.cancel()
         await self.auditor.end()
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _tell(self) -> None:
+        """Say that the process is there, also while it loads students: who says nothing for long is ended."""
+        while True:
+            self._say()
+            await asyncio.sleep(_STATUS_S)
 
     async def _look(self) -> None:
         """Serve what the file says, when it has changed."""
@@ -147,7 +151,7 @@ class StudentsService:
         return (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def _say(self) -> None:
-        told = {"pid": os.getpid(), "at_s": int(time.time()), "students": self.students.status()}
+        told = {"pid": os.getpid(), "alive_s": time.monotonic(), "students": self.students.status()}
         try:
             served_file.replace(self._places.run / STATUS_FILE, msgspec.json.encode(told))
         except OSError as error:  # a full disk: answering needs none

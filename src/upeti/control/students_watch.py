@@ -25,6 +25,7 @@ from upeti.journal.acts import act, record_acts
 from upeti.learning.served import STATUS_FILE
 
 RULE: Final = "rule:files"
+HANGS_S: Final = 20.0  # the process says once a second that it is there
 REFUSED: Final = "files_refused"
 _LOOK_S: Final = 1.0
 _RETRY_S: Final = 5.0
@@ -40,6 +41,8 @@ class Told(msgspec.Struct, frozen=True):
 
 class _Status(msgspec.Struct, frozen=True):
     students: dict[str, Told]
+    pid: int = 0
+    alive_s: float = 0  # by the machine's clock since its start, which is one for all processes
 
 
 class StudentsWatch:
@@ -69,8 +72,19 @@ class StudentsWatch:
 
 def read_status(run: Path) -> dict[str, Told] | None:
     """Return what the process says of each student; None while it says nothing that can be read."""
+    status = _read(run)
+    return status.students if status is not None else None
+
+
+def hangs(run: Path, pid: int, now_s: float) -> bool:
+    """Whether the process of this pid has said something once, and nothing for long. ``now_s`` is ``time.monotonic``'s."""
+    status = _read(run)
+    return status is not None and status.pid == pid and now_s - status.alive_s > HANGS_S
+
+
+def _read(run: Path) -> _Status | None:
     try:
-        return msgspec.json.decode((run / STATUS_FILE).read_bytes(), type=_Status).students
+        return msgspec.json.decode((run / STATUS_FILE).read_bytes(), type=_Status)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
