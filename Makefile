@@ -22,6 +22,10 @@ $(VENV)/.ready: $(LOCKS) pyproject.toml
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+.PHONY: setup-torch
+setup-torch: setup ## Install PyTorch's CPU build too, for training students of the upper levels (about 1 GB)
+	$(PIP) install --quiet --require-hashes --no-deps -r requirements/torch.txt -r requirements/torch-cpu.txt
+
 browser:
 	@tools/browser.sh
 
@@ -34,7 +38,7 @@ demo-stop: setup ## Stop the gateway that the demo left running
 test: setup browser ## Run every test (under 10 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
-test-full: setup browser ## The slower proofs too: long kill runs, conformance with OpenAI's own tests
+test-full: setup browser ## The slower proofs too (after make setup-torch): long kill runs, conformance with OpenAI's own tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 	$(MAKE) conformance
 
@@ -86,6 +90,8 @@ lock: ## Write the locked requirements anew (needs uv)
 		--custom-compile-command "make lock" -c requirements/base.txt requirements/dev.in -o requirements/dev.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --no-deps requirements/embedded.in -o requirements/embedded.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -c requirements/base.txt -c requirements/dev.txt --no-deps requirements/torch.in -o requirements/torch.txt
 
 clean: ## Remove what was made here, the environment included
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis upeti-data

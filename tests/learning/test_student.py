@@ -126,7 +126,7 @@ def _rewrite(folder: Path, about: dict[str, object]) -> None:
     ("changes", "message"),
     [
         ({"format": 2}, "made by a newer Upeti"),
-        ({"level": "l3"}, "level l3"),
+        ({"level": "l3"}, "of level l3 and does not fit its files"),
         ({"level": "l9"}, "is no student"),
         ({"more": 1}, "is no student"),
         ({"labels": [["a"]]}, "no `grams` of shape"),

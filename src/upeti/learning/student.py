@@ -5,7 +5,8 @@ A folder holds ``student.json`` (form, labels, what it was made of, the SHA-256 
 to it. No file can run code. A folder appears whole or not at all; whatever byte of it changes later, it is not loaded.
 
 Levels: ``l1`` sees n-grams only and needs no more than numpy; ``l2`` sees a packaged encoder's vector too, whose files are
-named in ``student.json`` by digest, because another build of them would be another student.
+named in ``student.json`` by digest, because another build of them would be another student; ``l3`` sees a vector of its own
+encoder besides, which lies in the folder.
 """
 
 from __future__ import annotations
@@ -27,12 +28,13 @@ from upeti.learning.features import BUCKETS, TfIdf
 from upeti.learning.linear import FEATURES, WAVES, Floats, Trust, decide, joint, softmax, waves
 from upeti.providers import minilm
 
-Level = Literal["l1", "l2", "l3"]  # l3, a fine-tuned encoder, is not made yet
+Level = Literal["l1", "l2", "l3"]
 Embed = Callable[[Sequence[str]], Floats]
 
 FORMAT: Final = 1
 STUDENT_FILE: Final = "student.json"
 WEIGHTS_FILE: Final = "weights.safetensors"
+ENCODER_FILE: Final = "encoder.onnx"  # of a student of level l3
 DIGEST_FILE: Final = "digest"
 _DIGITS: Final = 6  # of a confidence: the same text has the same one in whatever batch it comes
 
@@ -71,7 +73,7 @@ class Student:
     """A student in memory. Made by ``train`` or ``load``; predicting changes nothing in it."""
 
     def __init__(self, about: About, arrays: dict[str, NDArray[Any]], embed: Embed | None, digest: str = "") -> None:
-        """``embed`` turns texts into the encoder's vectors; only an ``l2`` needs it."""
+        """``embed`` turns texts into the encoder's vectors (of ``l3``: both encoders'); an ``l1`` needs none."""
         self.about = about
         self.digest = digest
         self.arrays = arrays
@@ -96,7 +98,7 @@ class Student:
         """Return what the student says of each text. The answer to a text does not depend on the others."""
         if not texts:
             return Predicted([], np.zeros(0, np.float32), np.zeros(0, np.bool_))
-        scores, in_scope = self._scores(texts)
+        scores, in_scope = self.scores(texts)
         said = []
         confidences = []
         for (start, end), trust in zip(self._ends, self._trusts, strict=True):
@@ -105,8 +107,8 @@ class Student:
             confidences.append(confidence)
         return Predicted(self.answers_of(said), np.round(joint(confidences), _DIGITS), in_scope)
 
-    def _scores(self, texts: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return n × k scores, of all fields' labels side by side."""
+    def scores(self, texts: Sequence[str]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return n × k scores, of all fields' labels side by side, and which texts are in scope."""
         least_known, least_cosine = self.about.scope
         if len(texts) == 1:
             columns, values, share = self._tf_idf.one(texts[0])
@@ -176,13 +178,15 @@ def load(folder: Path, *, digest: str = "", embed: Embed | None = None) -> Stude
     if digest and found != digest:
         raise StudentError(f"{folder} is another student ({found[:12]}, not {digest[:12]}): give that one's folder")
     about = _about(folder, paper)
-    weights = b""
+    weights = encoder = b""
     for name, expected in about.files.items():
         data = _read(folder / name)
         if _sha256(data) != expected:
             raise StudentError(f"{folder / name} was changed since the student was made: {_RESTORE}")
         if name == WEIGHTS_FILE:
             weights = data
+        elif name == ENCODER_FILE:
+            encoder = data
     arrays = _arrays(folder, about, weights)
     if about.level == "l1":
         return Student(about, arrays, None, found)
@@ -191,7 +195,19 @@ def load(folder: Path, *, digest: str = "", embed: Embed | None = None) -> Stude
             f"{folder / STUDENT_FILE} was made with another build of {minilm.MODEL}: "
             "install the packages that it was made with, or train it anew"
         )
-    return Student(about, arrays, embed or minilm.MiniLm().embed, found)
+    embed = embed or minilm.MiniLm().embed
+    if about.level == "l3":
+        try:
+            embed = with_encoder(embed, encoder)
+        except (RuntimeError, ValueError) as error:  # of onnxruntime
+            raise StudentError(f"{folder / ENCODER_FILE} cannot be run ({error}): {_RESTORE}") from None
+    return Student(about, arrays, embed, found)
+
+
+def with_encoder(embed: Embed, model: bytes) -> Embed:
+    """Return what puts the vectors of a tuned MiniLM (ONNX) beside those that ``embed`` gives."""
+    tuned = minilm.MiniLm(model)
+    return lambda texts: np.hstack((embed(texts), tuned.embed(texts)))
 
 
 _RESTORE: Final = "restore the folder from a copy, or train the student anew"
@@ -211,8 +227,8 @@ def _about(folder: Path, paper: bytes) -> About:
         raise StudentError(f"{path} is no student ({error}): {_RESTORE}") from None
     if WEIGHTS_FILE not in about.files or any(Path(name).name != name for name in about.files):
         raise StudentError(f"{path} names no {WEIGHTS_FILE}, or a file elsewhere: {_RESTORE}")
-    if about.level == "l3":
-        raise StudentError(f"{path} is of level l3, which this Upeti cannot run: update it")
+    if (about.level == "l3") != (ENCODER_FILE in about.files):
+        raise StudentError(f"{path} is of level {about.level} and does not fit its files: {_RESTORE}")
     return about
 
 
@@ -235,11 +251,12 @@ def _arrays(folder: Path, about: About, data: bytes) -> dict[str, NDArray[Any]]:
         "label_trust": (count,),
         "trust": (len(about.labels), FEATURES + 1),
     }
-    if about.level == "l2":
-        shapes["vectors"] = (minilm.DIMENSIONS, count)
-        shapes["frequencies"] = (minilm.DIMENSIONS, WAVES // 2)
+    if about.level != "l1":
+        width = minilm.DIMENSIONS * (2 if about.level == "l3" else 1)
+        shapes["vectors"] = (width, count)
+        shapes["frequencies"] = (width, WAVES // 2)
         shapes["waves"] = (WAVES, count)
-        shapes["middles"] = (len(arrays.get("middles", ())), minilm.DIMENSIONS)
+        shapes["middles"] = (len(arrays.get("middles", ())), width)
     for name, shape in shapes.items():
         kind = np.int32 if name == "buckets" else np.float32
         if name not in arrays or arrays[name].shape != shape or arrays[name].dtype != kind:

