@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from support.feed_side import NOW_NS, click, item
 from upeti.feed import state as feed_state
 from upeti.feed import vector_index
+from upeti.feed.arrays import best_of
 from upeti.feed.experiment import GROUPS
 from upeti.feed.replay import EventLog, train_night
 from upeti.feed.retrieval import retrieve
 from upeti.feed.state import FeedState
-from upeti.feed.user_scores import NEAR, Sparse, UserScores, best_of, first_of, user_scores
+from upeti.feed.user_scores import NEAR, Sparse, UserScores, first_of, user_scores
 
 NOW_S = NOW_NS / 1e9
 ALL = frozenset(GROUPS)
@@ -96,6 +97,25 @@ def test_somebody_unknown_has_no_scores_and_popularity_proposes() -> None:
     assert all(scores.at(source, np.arange(3)) is None for source in ("als", *NEAR))
     found = retrieve(state, nobody, NOW_S, np.ones(len(state.catalogue), np.bool_), ALL)
     assert len(found.places) >= 150
+
+
+def test_few_dimensions_find_what_all_find_and_know_of_new_vectors_at_once() -> None:
+    draw = np.random.default_rng(5)
+    state = FeedState()
+    state.put_items(item(f"i{n}") for n in range(3000))
+    kinds = draw.normal(size=(40, state.catalogue.vectors.shape[1]))  # texts have far fewer topics than dimensions
+    vectors = (draw.dirichlet(np.full(40, 0.1), 3000) @ kinds + draw.normal(size=(3000, 384)) / 10).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    state.catalogue.set_vectors(np.arange(3000), vectors)
+    direction = vectors[7]
+    exact, _ = state.catalogue.nearest(direction, 60)
+    state.index_vectors()
+    found, cosines = state.catalogue.nearest(direction, 600)
+    assert len(set(found[:60].tolist()) & set(exact.tolist())) >= 57
+    assert np.allclose(cosines[:60], vectors[found[:60]] @ direction, atol=1e-5)
+    state.put_items([item("late")])
+    state.catalogue.set_vectors(np.array([3000]), direction[None, :])
+    assert 3000 in state.catalogue.nearest(direction, 600)[0][:2]
 
 
 def test_an_index_finds_what_comparing_all_finds() -> None:

@@ -50,16 +50,10 @@ def create_app(service: FeedService, tenant_of: TenantOf) -> FastAPI:
     app.state.tenant_of = tenant_of
     app.state.service = service
     add_errors(app)
+    # In the order in which they are looked through: feeds are asked for most.
     for routes in (
-        feedback_routes,
-        item_routes,
-        user_routes,
-        recommend_routes,
-        health_routes,
-        _routes,
-        lab_routes,
-        look_routes,
-    ):
+        _routes, recommend_routes, feedback_routes, item_routes, user_routes, health_routes, lab_routes, look_routes,
+    ):  # fmt: skip
         app.include_router(routes(service))
     return app
 

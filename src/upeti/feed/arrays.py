@@ -1,4 +1,4 @@
-"""An array that grows as items come."""
+"""An array that grows as items come, and the best of many scores."""
 
 from __future__ import annotations
 
@@ -25,3 +25,19 @@ class Growing:
             larger[: len(self.values)] = self.values
             self._all = larger
         self.values = self._all[:size]
+
+
+def best_of(scores: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+    """Return where the ``number`` highest scores above 0 are, in the order of places.
+
+    By a partition of the values alone: numpy does that many times faster than one of places, above all with many ties.
+    """
+    places = np.flatnonzero(scores > 0)
+    if len(places) <= number:
+        return places
+    values = scores[places]
+    least = np.partition(values, len(values) - number)[len(values) - number]
+    above = values > least
+    above[np.flatnonzero(values == least)[: number - int(above.sum())]] = True
+    best: NDArray[np.int64] = places[above]
+    return best

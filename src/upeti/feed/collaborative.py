@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
+from upeti.feed.arrays import best_of
+
 FACTORS: Final = 64
 NEIGHBOURS: Final = 64
 _ALPHA: Final = 10.0  # confidence of an event over no event
@@ -51,6 +53,13 @@ class Factors:
     def __init__(self, items: Matrix) -> None:
         self.items = items
         self._gram = items.T @ items + _REGULARISATION * np.eye(items.shape[1], dtype=np.float32)
+
+    def nearest(self, user: Matrix, number: int) -> tuple[Places, Matrix]:
+        """Return the ``number`` items with the highest scores above 0 for a user's factors, best first."""
+        scores = self.items @ user
+        places = best_of(scores, number)
+        places = places[np.argsort(-scores[places], kind="stable")]
+        return places, scores[places]
 
     def user(self, items: Places) -> Matrix:
         """Return the factors of a user with these events (Hu, Koren, Volinsky 2008, equation 4)."""

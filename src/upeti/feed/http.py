@@ -28,7 +28,7 @@ _key = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key of th
 _bearer = HTTPBearer(auto_error=False)
 
 
-def tenant_of(
+async def tenant_of(  # async: a function of the other kind would wait for a thread
     request: Request,
     key: Annotated[str | None, Depends(_key)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],

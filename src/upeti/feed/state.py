@@ -138,6 +138,7 @@ class FeedState:
 
     def index_vectors(self) -> None:
         """Index vectors and factors, where there are so many that comparing them all takes too long."""
+        self.catalogue.reduce()
         self.index = make_index(self.catalogue.vectors, self.catalogue.has_vector)
         factors = self.models.factors
         self.factors_index = None

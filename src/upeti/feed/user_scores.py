@@ -7,16 +7,17 @@ event, for the users who came last.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from upeti.feed.arrays import best_of
 from upeti.feed.collaborative import Neighbours
 from upeti.feed.interactions import DAY_S
 from upeti.feed.profile import Profile
 from upeti.feed.state import FeedState, Models
-from upeti.feed.vector_index import VectorIndex
 
 RECENT: Final = 50  # events that describe what a user is after now
 LAST: Final = 5
@@ -28,6 +29,7 @@ Places = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Matrix = NDArray[np.float32]
 Flags = NDArray[np.bool_]
+Nearest = Callable[[Matrix, int], tuple[Places, Matrix]]
 
 
 class Sparse(NamedTuple):
@@ -84,13 +86,16 @@ class UserScores:
     def nearest_factors(self, allowed: Flags, number: int) -> Places:
         if self._factors is None or self.models.factors is None:
             return np.zeros(0, np.int64)
-        return self._nearest("als", self.models.factors.items, self._factors, self._factors_index, allowed, number)
+        factors, index = self.models.factors, self._factors_index
+        nearest = factors.nearest if index is None else index.nearest
+        return self._nearest("als", factors.items, self._factors, nearest, allowed, number)
 
     def nearest_content(self, allowed: Flags, number: int) -> Places:
         if self._direction is None:
             return np.zeros(0, np.int64)
-        vectors = self._catalogue.vectors
-        return self._nearest("content", vectors, self._direction, self._vectors_index, allowed, number)
+        index = self._vectors_index
+        nearest = self._catalogue.nearest if index is None else index.nearest
+        return self._nearest("content", self._catalogue.vectors, self._direction, nearest, allowed, number)
 
     def nearest_neighbours(self, allowed: Flags, number: int) -> Places:
         if not self._near:
@@ -101,17 +106,11 @@ class UserScores:
         return places[best_of(both[0].at(places) + both[1].at(places), number)]
 
     def _nearest(
-        self, source: str, rows: Matrix, direction: Matrix, index: VectorIndex | None, allowed: Flags, number: int
+        self, source: str, rows: Matrix, direction: Matrix, nearest: Nearest, allowed: Flags, number: int
     ) -> Places:
         best = self._best.get(source)
         if best is None:
-            if index is not None:
-                best = index.nearest(direction, _BEST)[0]
-            else:
-                scores = rows @ direction
-                best = best_of(scores, _BEST)
-                best = best[np.argsort(-scores[best], kind="stable")]
-            self._best[source] = best
+            best = self._best[source] = nearest(direction, _BEST)[0]
         found = first_of(best, allowed, number)
         if len(found) == number or len(best) < _BEST:
             return found
@@ -134,22 +133,6 @@ def user_scores(state: FeedState, profile: Profile, now_s: float) -> UserScores:
 def recency(at_s: Floats, now_s: float) -> Matrix:
     """Return the weight of each event of a history: a half after each week, the newest ones near 1."""
     return np.exp2(-np.maximum(now_s - at_s, 0.0) / _RECENT_HALF_LIFE_S).astype(np.float32)
-
-
-def best_of(scores: Matrix, number: int) -> Places:
-    """Return where the ``number`` highest scores above 0 are, in the order of places.
-
-    By a partition of the values alone: numpy does that many times faster than one of places, above all with many ties.
-    """
-    places = np.flatnonzero(scores > 0)
-    if len(places) <= number:
-        return places
-    values = scores[places]
-    least = np.partition(values, len(values) - number)[len(values) - number]
-    above = values > least
-    above[np.flatnonzero(values == least)[: number - int(above.sum())]] = True
-    best: Places = places[above]
-    return best
 
 
 def first_of(order: Places, allowed: Flags, number: int) -> Places:
