@@ -64,8 +64,9 @@ def fit_head(features: Floats, labels: Ints, count: int, strength: float) -> Hea
         return Head(weights, bias)
     model: Any = LogisticRegression(C=strength, max_iter=150, tol=1e-3)
     with warnings.catch_warnings():
-        # The last digits of the weights move no answer.
+        # The last digits of the weights move no answer; and many labels in few rows are what there is.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")
         model.fit(features, labels)
     found, base = model.coef_, model.intercept_
     if len(seen) == 2:
