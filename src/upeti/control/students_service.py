@@ -120,8 +120,8 @@ class StudentsService:
     async def _tell(self) -> None:
         """Say that the process is there, also while it loads students: who says nothing for long is ended."""
         while True:
-            self._say()
             await asyncio.sleep(_STATUS_S)
+            self._say()
 
     async def _look(self) -> None:
         """Serve what the file says, when it has changed."""
