@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -92,9 +93,38 @@ def test_by_rules_into_the_live_traffic_and_out_within_one_call_of_the_alarm(tmp
         (incident,) = all_incidents(world.store)
         assert "audits gave the alarm" in incident.why
         assert {world.ask(number)[0] for number in range(5)} == {"sim"}
-        bill = world.process.command("bill", "--by", "feature", "--json")
-        assert bill.returncode == 0, bill.stderr
-        assert "audit" in json.dumps(json.loads(bill.stdout))
+        _the_books_say_what_it_saved(world)
+
+
+def _the_books_say_what_it_saved(world: OwnedWorld) -> None:
+    """Every call of the teacher's costs the same here, so the estimate is the exact sum."""
+    a_call = Decimal("0.000024")  # 20 tokens in at 1, 2 out at 2 USD for a million
+    saved = world.process.command("students", "savings", "--json")
+    assert saved.returncode == 0, saved.stderr
+    (task,) = json.loads(saved.stdout)["tasks"]
+    assert task["task"] == "intents"
+    assert task["remarks"] == []
+    assert min(task["answered"], task["audits"]) > 0
+    would = Decimal(task["answered"]) * a_call
+    assert [Decimal(task["teacher_would_have_cost"][name]) for name in ("estimate", "low", "high")] == [would] * 3
+    assert Decimal(task["audits_cost"]) == task["audits"] * a_call
+    assert Decimal(task["net"]["estimate"]) == would - task["audits"] * a_call
+    bill = json.loads(world.process.command("bill", "--by", "feature", "--json").stdout)
+    assert bill["own_models"] == [task]
+    (line,) = [line for line in bill["lines"] if line["feature"] == "audit"]
+    assert Decimal(line["cost"]) == Decimal(task["audits_cost"]), "audits are calls like any other"
+    shown = world.process.command("bill")
+    assert f"intents: own models answered {task['answered']} calls; the teacher would have cost" in shown.stdout
+    for arguments, texts in (
+        (("students", "show", "intents"), ("Evidence against the promise", "Risk and its upper bound", "alarm")),
+        (("students", "savings"), ("Saved, by task", "intents")),
+    ):
+        page = world.folder / f"{arguments[1]}.html"
+        made = world.process.command(*arguments, "--html", str(page))
+        assert made.returncode == 0, made.stderr
+        text = page.read_text()
+        assert text.count("<svg") == (2 if "show" in arguments else 1)
+        assert all(one in text for one in texts)
 
 
 def test_a_kill_between_audit_and_journal_counts_nothing_twice(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from babel.numbers import format_currency, get_currency_precision
@@ -31,6 +31,9 @@ from upeti.cli.output import aligned, cell, console, only_one, plain, shown_rate
 from upeti.core.amount import apportion_pico, decimal_text
 from upeti.journal.bill import GROUPS, Bill, BillFilter, BillLine, convert, make_bill, parse_groups
 from upeti.money.rates import Rates
+
+if TYPE_CHECKING:
+    from upeti.money.owned import Owned
 
 # How an amount is written where its currency is at home.
 _LOCALES = {"IDR": "id_ID", "USD": "en_US"}
@@ -74,20 +77,55 @@ def bill(
         with connect(data_dir_of(config, data_dir), skip_damaged=skip_damaged) as connection:
             made = make_bill(connection, parse_groups(by), chosen)
             damage = connection.execute("SELECT segment, error FROM damage ORDER BY segment").fetchall()
+        owned = [] if tenant else _owned(config, data_dir, chosen)
         if currency is not None:
             at = chosen.last_day or datetime.datetime.now(datetime.UTC).date()
             convert(made, currency.upper(), Rates.load(rates or rates_file_of(config)), at)
         for segment, error in damage:
             typer.echo(f"upeti: incomplete: {plain(segment)} is left out from its damage on: {plain(error)}", err=True)
         if as_json:
-            typer.echo(json.dumps(_json(made, chosen, damage), indent=2))
+            typer.echo(json.dumps(_json(made, chosen, damage, owned), indent=2))
         elif as_csv:
             _csv(made)
         else:
             _show(made, console())
+            for each in owned:
+                console().print(_saved(each), markup=False, highlight=False, soft_wrap=True)
 
 
-def _json(made: Bill, chosen: BillFilter, damage: list[tuple[str, str]]) -> dict[str, Any]:
+def _owned(config: Path | None, data_dir: Path | None, chosen: BillFilter) -> list[Owned]:
+    """Return what own models saved; a bill is a bill also where the state cannot be read."""
+    from upeti.cli.state import state_of
+    from upeti.control.places import STATE_FILE
+    from upeti.core.errors import UpetiError
+
+    directory, url = (data_dir, "") if data_dir is not None else state_of(config)
+    if not url and not (directory / STATE_FILE).exists():
+        return []
+    from upeti.cli.students_savings import found
+
+    try:
+        return found(config, data_dir, chosen.first_day, chosen.last_day)
+    except UpetiError as error:
+        typer.echo(f"upeti: what own models saved is not said: {plain(str(error))}", err=True)
+        return []
+
+
+def _saved(one: Owned) -> str:
+    from upeti.cli.students_savings import shown_estimate
+
+    calls = f"{plain(one.task)}: own models answered {_count(one.calls, 'call')}"
+    if one.net is None:
+        return f"{calls}; what the teacher would have cost is not known yet (`upeti students savings`)."
+    return (
+        f"{calls}; the teacher would have cost {shown_estimate(one.teacher)} {one.currency}, net of audits, own answers and "
+        f"training {shown_estimate(one.net)} {one.currency} were saved (95 %)."
+    )
+
+
+def _json(made: Bill, chosen: BillFilter, damage: list[tuple[str, str]], owned: Sequence[Owned] = ()) -> dict[str, Any]:
+    from upeti.cli.students_savings import as_values
+
     return {
         "by": made.by,
         "from": chosen.first_day.isoformat() if chosen.first_day else None,
@@ -102,6 +140,7 @@ def _json(made: Bill, chosen: BillFilter, damage: list[tuple[str, str]]) -> dict
             {"currency": one.currency, "attempts": one.attempts, "bound": _money(one.bound_pico)}
             for one in made.pending
         ],
+        "own_models": [as_values(one) for one in owned],
         "damage": [{"segment": segment, "error": error} for segment, error in damage],
     }
 

@@ -109,7 +109,7 @@ COMMANDS: Final = {
         "Certificates of own models: what is promised, and computing it again.",
     ),
     "students": Command(
-        "upeti.cli.students_train",  # all of it
+        "upeti.cli.students_savings",  # all of it
         "students_app",
         "Own models that answer under a certificate: stages, audits, roll-back.",
     ),

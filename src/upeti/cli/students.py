@@ -14,6 +14,7 @@ from upeti.cli.options import CONFIG_FILE, ConfigOption, JsonOption
 from upeti.cli.state import opened_rights
 
 if TYPE_CHECKING:
+    from upeti.control.store import Store
     from upeti.control.students import Student
     from upeti.core.config_learning import Learning
 
@@ -60,13 +61,23 @@ def list_command(
 
 
 @students_app.command("show")
-def show_command(name: NameArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+def show_command(
+    name: NameArgument,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with plots of its audits into this file.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
     """Show a student: its stage, its certificate, what audits show, and why it does not answer."""
     from upeti.control.students import student
     from upeti.control.students_view import shown
 
     with opened_rights(config, terms=False) as opened:
-        row = shown(student(opened.store, name), _learning(config), time.time_ns())
+        one = student(opened.store, name)
+        row = shown(one, _learning(config), time.time_ns())
+        if html is not None:
+            _write_page(html, opened.store, one, _lines(row))
     if as_json:
         typer.echo(json.dumps(row, indent=2))
         return
@@ -76,6 +87,22 @@ def show_command(name: NameArgument, as_json: JsonOption = False, config: Config
     screen = console()
     for what, value in _lines(row):
         print_plain(screen, f"{what:<18} {value}")
+
+
+def _write_page(path: Path, store: Store, one: Student, lines: list[tuple[str, str]]) -> None:
+    from upeti.control.student_history import history
+    from upeti.control.student_pages import student_page
+    from upeti.control.students import certificates_of
+    from upeti.core.errors import ConfigError
+
+    # After an alarm its certificate is over; what is looked at then is the last one.
+    held = one.certificate or next(reversed(certificates_of(store, one.model.id)), None)
+    past = history(store.data_dir, held) if held is not None else None
+    page = student_page(lines, one.model.id, past, 1 / held.delta if held is not None else 0.0)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}); name a file in a directory of yours") from None
 
 
 def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:

@@ -29,13 +29,13 @@ def html(checked: Checked) -> str:
     return template.render(
         report=report,
         checked=checked,
-        plots=[(title, _Markup(svg)) for title, svg in plots if svg],
+        plots=[(title, Markup(svg)) for title, svg in plots if svg],
         fields=[(name.replace("_", " "), fields[name]) for name in fields if name != "articles"],
         changed=[one for one in report["rights"] if one["changed"]],
     )
 
 
-class _Markup(str):
+class Markup(str):
     """SVG of our own, which stands in the page as it is."""
 
     __slots__ = ()

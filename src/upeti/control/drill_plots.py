@@ -52,9 +52,9 @@ def survival(report: Mapping[str, Any]) -> str:
         axes.set_xlabel("calls (beside each bar: share that survived)")
         axes.tick_params(axis="y", length=0)
         axes.locator_params(axis="x", integer=True)
-        _legend(axes)
+        legend(axes)
 
-    return _svg(draw, 1.2 + 0.36 * max(len(rows), 3), "survival")
+    return svg(draw, 1.2 + 0.36 * max(len(rows), 3), "survival")
 
 
 def cost(report: Mapping[str, Any]) -> str:
@@ -79,9 +79,9 @@ def cost(report: Mapping[str, Any]) -> str:
         axes.set_xlim(0, max(*before, *after, 1e-12) * 1.08)
         axes.set_xlabel(f"{currency}, the same calls here and elsewhere")
         axes.tick_params(axis="y", length=0)
-        _legend(axes)
+        legend(axes)
 
-    return _svg(draw, 1.2 + 0.42 * max(len(rows), 3), "cost")
+    return svg(draw, 1.2 + 0.42 * max(len(rows), 3), "cost")
 
 
 def time_line(report: Mapping[str, Any]) -> str:
@@ -108,16 +108,21 @@ def time_line(report: Mapping[str, Any]) -> str:
         late.plot([x for x, _ in known], [y for _, y in known], color="black", marker="o", markersize=4, linewidth=1)
         late.set_ylim(0, max([y for _, y in known], default=1) * 1.3 or 1)
         late.set_ylabel("added ms, median (dots)")
-        _legend(axes)
+        legend(axes)
 
-    return _svg(draw, 3.4, "time-line")
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2)  # above all bars
+    return svg(draw, 3.4, "time-line")
 
 
-def _svg(draw: Callable[[Axes], None], height: float, name: str) -> str:
+def legend(axes: Axes) -> None:
+    """Write the legend above all that is drawn."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=0.2)
+
+
+def svg(draw: Callable[[Axes], None], height: float, name: str) -> str:
+    """Return what ``draw`` draws, ``height`` inches high, for a page; ``name`` is no other picture's there.
+
+    Raises ``ReportsMissing``.
+    """
     try:
         import matplotlib
     except ImportError:
