@@ -46,7 +46,7 @@ def test_a_student_is_let_in_step_by_step_and_taken_back_by_hand(tmp_path: Path,
     assert (one.model.stage, shares(store)) == (Stage.REGISTERED, {})
     assert models.not_served(store) == {}
     rollout.promote(store, "intents", **BY)
-    assert shares(store) == {"intents-1": ShareView(100_000, sticky=True)}
+    assert shares(store) == {"intents-1": ShareView(100_000, sticky=True, teacher="sim")}
     with pytest.raises(ConfigError, match=r"no certificate.*upeti students certify intents@1"):
         rollout.promote(store, "intents", **BY)
     certified(store)

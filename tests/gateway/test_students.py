@@ -355,6 +355,23 @@ async def test_latches_quarantine_policies_and_drills_hold_for_it(
     assert not own.asked
 
 
+async def test_it_answers_nobody_whose_texts_may_not_go_to_its_teacher(
+    tmp_path: Path, own: ScriptedStudent, provider: SimProvider
+) -> None:
+    """Its answers are audited there."""
+    channels = [channel("own", own.port, "student", path="/v1"), channel("teacher", provider), channel("eu", provider)]
+    first, second, third = (("own", "own-1"), ("teacher", "gpt"), ("eu", "gpt"))
+    ways = [candidate(*first, prices=FREE), candidate(*second, order=1), candidate(*third, order=2)]
+    shares = {"own": {"own-1": ShareView(1_000_000, teacher="teacher")}}
+    policy = DataPolicy("p", channels_denied=frozenset({"teacher"}))
+    world = snapshot(channels, [route("m", *ways)], shares=shares)
+    async with serving(tmp_path, world) as served:
+        assert (await served.ask(CALL)).headers["x-upeti-served-by"] == OWN
+        served.swap(policies=(policy,))
+        assert (await served.ask(CALL)).headers["x-upeti-served-by"] == "eu/gpt"
+    assert len(own.asked) == 1
+
+
 async def test_apis_that_it_does_not_speak_go_to_the_others(
     tmp_path: Path, own: ScriptedStudent, provider: SimProvider
 ) -> None:

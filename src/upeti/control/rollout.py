@@ -186,7 +186,7 @@ def shares(students: Iterable[Student]) -> dict[str, dict[str, ShareView]]:
         serves = SERVES.get(one.model.stage)
         if serves is not None:
             channel, name = one.place
-            found.setdefault(channel, {})[name] = ShareView(serves.asked_ppm, one.sticky)
+            found.setdefault(channel, {})[name] = ShareView(serves.asked_ppm, one.sticky, one.teacher.channel)
     return found
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from upeti.gateway.keeper_link import FRAME_HEAD
 from upeti.gateway.live import Lane
-from upeti.gateway.snapshot import CaptureView
+from upeti.gateway.snapshot import CaptureView, hidden
 
 if TYPE_CHECKING:
     from upeti.gateway.call import Call
@@ -165,7 +165,9 @@ class Capture:
             return None
         features = view.keep.get(caller.tenant)
         keep = features is not None and (not features or call.feature in features)
-        return (keep, view.watch) if keep or view.watch else None
+        # An audit is asked by Upeti itself: it is nobody's conduct.
+        watch = view.watch and not hidden(call.way.route.name)
+        return (keep, watch) if keep or watch else None
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1

@@ -387,15 +387,24 @@ class LiveView:
         permitted = []
         against: tuple[str, str, str] | None = None
         for lane in lanes:
-            view = lane.channel.view
-            found = objection(policies, view.name, view.region, view.retention_days)
-            if found is None:
+            for view in self._seen_by(lane):
+                found = objection(policies, view.name, view.region, view.retention_days)
+                if found is not None:
+                    against = against or (found[0].name, view.name, found[1])
+                    break
+            else:
                 permitted.append(lane)
-            elif against is None:
-                against = (found[0].name, view.name, found[1])
         if against is not None and not permitted:
             raise not_permitted(*against)
         return tuple(permitted)
+
+    def _seen_by(self, lane: Lane) -> list[ChannelView]:
+        """Return the channels that may get to see what a lane is asked: an own model's teacher, too, by its audits."""
+        views = [lane.channel.view]
+        share = self.snapshot.shares.get(lane.channel.name, {}).get(lane.model)
+        if share is not None and share.teacher in self.channels:
+            views.append(self.channels[share.teacher].view)
+        return views
 
     def _check_rights(self, where: str, channels: list[LiveChannel]) -> None:
         """Raises ``Forbidden`` when what would fit may not serve."""

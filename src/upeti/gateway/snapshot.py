@@ -108,6 +108,7 @@ class ShareView(msgspec.Struct, frozen=True):
 
     share_ppm: int  # of a million
     sticky: bool = False  # drawn by end user, or by key where none is named: the same one stays on one side
+    teacher: str = ""  # channel at which it is audited: it answers nobody whose texts may not go there
 
 
 class CaptureView(msgspec.Struct, frozen=True):
