@@ -17,7 +17,9 @@ import csv
 import hashlib
 import os
 import random
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,7 +36,7 @@ from upeti.learning.answers import AnswerForm, form_of_texts
 from upeti.learning.calibration import Row
 from upeti.learning.examples import Example
 from upeti.learning.linear import Floats
-from upeti.learning.student import Level, Predicted, Student
+from upeti.learning.student import Level, Predicted, Student, save
 from upeti.learning.threshold import Kind, Target, certify
 from upeti.learning.train import train
 from upeti.providers.minilm import MiniLm
@@ -436,7 +438,8 @@ def speed(shared: Path) -> list[Figure]:
         figure("l1: one text", "ms", 1000 * ours, name, 1000 * theirs, at_most=0.2),
         figure("l1: texts a second, many at once", "1/s", ours_batch, name, theirs_batch, at_least=5_000),
         figure("l2: one text, its vector included", "ms", 1000 * both, at_most=15),
-        figure("memory of this process", "MB", _memory_mb()),
+        figure("l1: memory of a process with it", "MB", _memory_mb(made["l1"]), at_most=400),
+        figure("l2: memory of a process with it", "MB", _memory_mb(made["l2"]), at_most=400),
     ]
 
 
@@ -450,9 +453,23 @@ def _best(run: Callable[[], object], times: int = 5) -> float:
     return min(took)
 
 
-def _memory_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+_SERVE: Final = """import os, sys
+from pathlib import Path
+from upeti.learning.student import load
+student = load(Path(sys.argv[1]))
+student.predict(["where is my card"])
+student.predict(["where is my card"] * 500)
+pages = int(Path("/proc/self/statm").read_text().split()[1])
+print(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+"""
+
+
+def _memory_mb(student: Student) -> float:
+    """Return the memory of a process that has loaded the student and predicted many texts at once."""
+    with tempfile.TemporaryDirectory() as place:
+        save(student, Path(place) / "student")
+        command = [sys.executable, "-c", _SERVE, str(Path(place) / "student")]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> int:
