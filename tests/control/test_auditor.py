@@ -49,7 +49,7 @@ class Side:
     def __init__(self, data_dir: Path, gateway: ScriptedStudent) -> None:
         run = data_dir / "run"
         run.mkdir(parents=True, exist_ok=True)
-        line = {"base_url": f"http://127.0.0.1:{gateway.port}", "key": "k"}
+        line = {"base_url": f"http://127.0.0.1:{gateway.port}", "secret": "k"}
         (run / "audit-line.json").write_text(json.dumps(line))
         self.data_dir = data_dir
         self.gateway = gateway

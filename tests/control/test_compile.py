@@ -10,7 +10,7 @@ import pytest
 
 from upeti.control.compile import Compiled, Placement, State, compile_snapshot, watched_files
 from upeti.control.config_file import parse
-from upeti.control.keys import KeyRow
+from upeti.control.keys import KeyRow, audit_key
 from upeti.control.seal import seal
 from upeti.core.errors import ConfigError
 from upeti.gateway.snapshot import Caller, SecretRef, ShareView, decode, encode
@@ -315,3 +315,28 @@ def test_a_budget_for_nobody_is_a_warning() -> None:
         (warning,) = compiled(f'{text}[[budget]]\nname = "b"\nlimit = "1"\n{selector} = "nobody"\n').warnings[-1:]
         assert f"`b` is for the {selector} `nobody`, of which there is no key" in warning
     assert not any("`b`" in warning for warning in compiled(text + '[[budget]]\nname = "b"\nlimit = "1"\n').warnings)
+
+
+def test_audits_have_a_hidden_route_a_key_and_a_budget_for_each_task() -> None:
+    state = State(
+        teachers={"intents": ("openai", "gpt-4.1"), "claims": ("openai", "gpt-4.1"), "gone": ("nowhere", "m")},
+        audit_secret="s" * 64,
+        audit_limits={"intents": ("5", "USD"), "other": ("1", "USD")},
+    )
+    result = compiled(CHANNELS + ROUTES + '[learning]\naudit_tenant = "ours"\n', state)
+    snapshot = result.snapshot
+    assert set(snapshot.routes) == {"gpt-4.1", "*", "audit:intents", "audit:claims"}
+    (candidate,) = snapshot.routes["audit:intents"].candidates
+    assert (candidate.channel, candidate.model) == ("openai", "gpt-4.1")
+    key = audit_key("s" * 64, "intents")
+    caller = snapshot.keys[hashlib.sha256(key.encode()).digest()]
+    assert caller == Caller("audit:intents", "ours", "", "audit", (), frozenset({"audit:intents"}))
+    assert key != audit_key("s" * 64, "claims") != audit_key("t" * 64, "claims")
+    assert snapshot.budgets == (BudgetTerms(name="audit:intents", limit="5", window="month", key="audit:intents"),)
+    assert "audit:intents" in result.terms
+    (warning,) = [one for one in result.warnings if "`gone`" in one]
+    assert "its students are not audited" in warning
+    off = compiled(CHANNELS + ROUTES + "[learning]\nenabled = false\n", state).snapshot
+    assert (set(off.routes), off.keys, off.budgets) == ({"gpt-4.1", "*"}, {}, ())
+    reserved = CHANNELS + ROUTES.replace('name = "gpt-4.1"', 'name = "audit:mine"')
+    assert "names that begin with audit:" in problems(reserved)[0]

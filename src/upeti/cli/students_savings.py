@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upeti.cli import students_compare  # noqa: F401 - adds its command
 from upeti.cli.options import ConfigOption, DataDirOption, FirstDayOption, JsonOption, LastDayOption, complaints
 from upeti.cli.output import cell, console, table
 from upeti.cli.state import open_books

@@ -1,4 +1,4 @@
-"""Where audits are asked, and with which key: left by the keeper for the students' process, readable by their owner alone."""
+"""Where audits are asked, and with which keys: left by the keeper for the students' process, readable by their owner alone."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noq
 
 
 class AuditLine(msgspec.Struct, frozen=True):
-    """The gateway's address and the key."""
+    """The gateway's address, and the secret that the keys are made of (``keys.audit_key``)."""
 
     base_url: str
-    key: str
+    secret: str
     ca_file: str = ""  # the gateway's own certificate, where it has one
 
 
-def leave_line(places: Places, placement: Placement, config: Config, key: str) -> None:
+def leave_line(places: Places, placement: Placement, config: Config, secret: str) -> None:
     """Write the file, where it is another one."""
     host = _ANYWHERE.get(placement.gateway_host, placement.gateway_host)
     shown = f"[{host}]" if ":" in host else host
     ca_file = config.gateway.tls_certificate
-    line = AuditLine(f"{'https' if ca_file else 'http'}://{shown}:{placement.gateway_port}", key, ca_file)
+    line = AuditLine(f"{'https' if ca_file else 'http'}://{shown}:{placement.gateway_port}", secret, ca_file)
     text = msgspec.json.encode(line).decode()
     path = places.run / _FILE
     if not path.exists() or path.read_text() != text:

@@ -24,6 +24,7 @@ import msgspec
 
 from upeti.control.audit_journal import AuditJournal, AuditJournalError, Drawn, Lost, Opened, Seen, path_of
 from upeti.control.audit_line import line_in
+from upeti.control.keys import audit_key
 from upeti.gateway.log import Log
 from upeti.learning.answers import UNREADABLE, AnswerForm, Values, read_answer
 from upeti.learning.audit import Audited, Deferred, Observation, begin, evidence, observe, why_of_alarm
@@ -314,7 +315,7 @@ class Auditor:
             f"{line.base_url}/v1/chat/completions",
             data=_body(one.body, one.served.audit.route),
             headers={
-                "authorization": f"Bearer {line.key}",
+                "authorization": f"Bearer {audit_key(line.secret, one.served.task)}",
                 "content-type": "application/json",
                 "x-upeti-feature": "audit",
                 "x-upeti-task": one.served.task,

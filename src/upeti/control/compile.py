@@ -21,7 +21,7 @@ import msgspec
 from upeti.control.case_effects import Effects, notices_for, throttle_terms
 from upeti.control.config_file import Document
 from upeti.control.config_rules import Problem
-from upeti.control.keys import KeyRow
+from upeti.control.keys import KeyRow, audit_key
 from upeti.core import config as written
 from upeti.core.amount import decimal_text
 from upeti.core.config import Budget, Candidate, Channel, Config, RateLimit
@@ -49,7 +49,7 @@ from upeti.rights.permit import permit, purposes_until
 from upeti.rights.terms import SERVE, Terms
 from upeti.wire.tiers import STANDARD
 
-AUDIT_KEY: Final = "audit"  # id of the key that audits are asked with, and their feature
+AUDIT: Final = "audit"  # the feature of calls that audit
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -82,7 +82,8 @@ class State(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...] = ()  # of drills
     shares: dict[str, dict[str, ShareView]] = {}  # channel → own model that is asked
     teachers: dict[str, tuple[str, str]] = {}  # task whose students are audited → channel and model of the teacher
-    audit_key: bytes = b""  # SHA-256 of the key that asks them
+    audit_secret: str = ""  # of the keys that audits are asked with
+    audit_limits: dict[str, tuple[str, str]] = {}  # task → what its audits may cost in a month: decimal text, currency
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -152,13 +153,9 @@ class _Compilation:
             )
         audits = self._audit_routes(by_name)
         keys = self._keys()
-        if audits and self._state.audit_key:
-            tenant = config.learning.audit_tenant
-            keys[self._state.audit_key] = Caller(
-                key=AUDIT_KEY, tenant=tenant, project="", feature=AUDIT_KEY, routes=frozenset(audits)
-            )
+        keys |= self._audit_keys(audits)
         routes |= audits
-        budgets = self._budgets()
+        budgets = (*self._budgets(), *self._audit_budgets(audits))
         throttles = tuple(throttle_terms(self._state.effects, config.conduct))
         self._check_contracts()
         self._warn_of_gaps(keys)
@@ -242,6 +239,22 @@ class _Compilation:
             view = self._candidate("", 0, Candidate(channel=channel, model=model), channels[channel])
             found[name] = RouteView(name=name, candidates=(view,), created_s=self._state.created_s)
         return found
+
+    def _audit_keys(self, routes: Iterable[str]) -> dict[bytes, Caller]:
+        """Return a key for each route of audits, whose id is the route's name."""
+        secret, tenant = self._state.audit_secret, self._config.learning.audit_tenant
+        found = {}
+        for route in routes if secret else ():
+            digest = hashlib.sha256(audit_key(secret, route.removeprefix(AUDITS)).encode()).digest()
+            found[digest] = Caller(key=route, tenant=tenant, project="", feature=AUDIT, routes=frozenset({route}))
+        return found
+
+    def _audit_budgets(self, routes: Iterable[str]) -> Iterator[BudgetTerms]:
+        """Yield what audits of each task may cost in a month, where that was declared with it."""
+        for route in routes:
+            limit, currency = self._state.audit_limits.get(route.removeprefix(AUDITS), ("", ""))
+            if limit:
+                yield BudgetTerms(name=route, limit=limit, unit=currency, window="month", key=route)
 
     def _capture(self) -> CaptureView | None:
         settings, watch = self._config.capture, self._config.conduct.enabled

@@ -64,6 +64,11 @@ def make_key(wanted: KeyRequest) -> tuple[str, KeyRow]:
     return key, row
 
 
+def audit_key(secret: str, task: str) -> str:
+    """Return the key that audits of a task are asked with: one for each, so that each has a limit of its own."""
+    return f"{secret}-{hashlib.blake2b(task.encode(), key=secret.encode()[:64], digest_size=16).hexdigest()}"
+
+
 def expiry_ns(text: str, now_ns: int) -> int:
     """Return the moment that ``text`` names, in nanoseconds since 1970 UTC; 0 for an empty text.
 

@@ -22,6 +22,7 @@ from upeti.control.students import Student, student
 from upeti.control.tables_latches import incidents
 from upeti.control.tables_lineage import models as models_table
 from upeti.control.tables_students import students as students_table
+from upeti.control.tables_tasks import tasks
 from upeti.core.config_learning import Learning
 from upeti.core.errors import ConfigError
 from upeti.core.events import ActDone
@@ -198,7 +199,7 @@ def served(students: Iterable[Student], data_dir: Path) -> list[Served]:
     found = []
     for one in students:
         serves = SERVES.get(one.model.stage)
-        if serves is None or not one.folder:
+        if serves is None:
             continue
         certificate = one.certificate
         found.append(
@@ -231,6 +232,14 @@ def _audit_terms(one: Student) -> AuditTerms | None:
 def teachers(students: Iterable[Student]) -> dict[str, tuple[str, str]]:
     """Return the task → channel and model of the teacher, of the students that are audited."""
     return {one.task: one.teacher for one in students if one.model.stage in SERVES and one.certificate is not None}
+
+
+def audit_limits(store: Store) -> dict[str, tuple[str, str]]:
+    """Return the task → what its audits may cost in a month, as it was declared: a decimal text and its currency."""
+    query = select(tasks.c.declaration)
+    with store.engine.connect() as connection:
+        found = list(connection.execute(query).scalars())
+    return {one["name"]: (one["audit_limit"], one["audit_currency"]) for one in found}
 
 
 def steps(learning: Learning) -> dict[Stage, Step]:

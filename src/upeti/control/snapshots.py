@@ -7,7 +7,6 @@ one thread at a time.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from pathlib import Path
 
@@ -158,7 +157,7 @@ class Snapshots:
         terms = with_state(self._store, of_files)
         for touched in quarantine_touched(self._store, terms, now_ns):
             self._log.warning("quarantined", f"routes go on without {touched.id}: {touched.stage_why}")
-        state = state_in(self._store, self._ledger, terms, now_ns, self._audit_digest(document.config))
+        state = state_in(self._store, self._ledger, terms, now_ns, self._audit_secret(document.config))
         book = PriceBook.load(document.config.money.price_files)
         compiled = compile_snapshot(document, state, book, placement=self._placement)
         self._say([*self._notes, *compiled.warnings])
@@ -179,13 +178,13 @@ class Snapshots:
         if book.capacity != self._capacity:
             self._capacity, self._capacity_day = book.capacity, -1
 
-    def _audit_digest(self, config: Config) -> bytes:
-        """Return the digest of the key that audits are asked with; it and the gateway's address are left for who asks."""
+    def _audit_secret(self, config: Config) -> str:
+        """Return the secret of the keys that audits are asked with; it and the gateway's address are left for who asks."""
         if not any(channel.kind == "student" for channel in config.channel):
-            return b""
-        key = self._places.audit_key()
-        leave_line(self._places, self._placement, config, key)
-        return hashlib.sha256(key.encode()).digest()
+            return ""
+        secret = self._places.audit_key()
+        leave_line(self._places, self._placement, config, secret)
+        return secret
 
     def _post_capacity(self) -> None:
         """Once a day, and when a file with capacity has changed: what rented hours cost goes into the books."""
@@ -248,7 +247,7 @@ class Snapshots:
         return tuple(signature)
 
 
-def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int, audit_digest: bytes = b"") -> State:
+def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int, audit_secret: str = "") -> State:
     """Return all that the state adds to the configuration."""
     learned = all_students(store)
     return State(
@@ -264,7 +263,8 @@ def state_in(store: Store, ledger: Ledger, terms: Terms, now_ns: int, audit_dige
         faults=faults_in_force(store, now_ns),
         shares=rollout.shares(learned),
         teachers=rollout.teachers(learned),
-        audit_key=audit_digest,
+        audit_secret=audit_secret,
+        audit_limits=rollout.audit_limits(store),
         terms=terms,
         at_ns=now_ns,
     )

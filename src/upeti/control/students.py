@@ -43,15 +43,15 @@ class Teacher(NamedTuple):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """A student to be added: what its calls look like and who teaches it. ``folder`` is empty for a model of another channel."""
+    """A student to be added: what its calls look like, who teaches it, and the folder that training has written."""
 
     model: models.Wanted
     task: str
     form: AnswerForm
     template: Template
     teacher: Teacher
-    folder: Path | None = None
-    sha256: str = ""
+    folder: Path
+    sha256: str
     sticky: bool = False
     audit_share: float = 0.02
     training_cost: str = "0"
@@ -79,7 +79,7 @@ class Student(msgspec.Struct, frozen=True):
 
     model: Model
     task: str
-    folder: str  # below the data directory; "": a model of another channel
+    folder: str  # below the data directory
     sha256: str
     form: AnswerForm
     template: Template
@@ -120,7 +120,7 @@ def add(store: Store, terms: Terms, wanted: Wanted, *, by: str, why: str) -> Stu
                 f"`{other.model.id}` of the task `{wanted.task}` is taught by {'/'.join(other.teacher)}, and audits of a "
                 "task ask one teacher: retire it first, or name another task"
             )
-    folder = _kept(store.data_dir, wanted) if wanted.folder is not None else ""
+    folder = _kept(store.data_dir, wanted)
     made = models.register(store, terms, wanted.model, by=by, why=why)
     row = {
         "model": made.id,
@@ -145,7 +145,6 @@ def add(store: Store, terms: Terms, wanted: Wanted, *, by: str, why: str) -> Stu
 
 def _kept(data_dir: Path, wanted: Wanted) -> str:
     """Copy the folder to where it is served from; return its name below the data directory."""
-    assert wanted.folder is not None
     name = f"{FOLDER}/{wanted.model.name}/{wanted.sha256[:16]}"
     place = data_dir / name
     if place.exists():

@@ -70,7 +70,7 @@ def shown(one: Student, learning: Learning, now_ns: int) -> dict[str, Any]:
         "sticky": one.sticky,
         "audit_share": one.audit_share,
         "sha256": one.sha256,
-        "folder": one.folder or None,
+        "folder": one.folder,
         "template_sha256": one.template.digest,
         "training_cost": one.training_cost,
         "datasets": list(one.model.datasets),

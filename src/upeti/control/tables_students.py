@@ -11,7 +11,7 @@ students = Table(
     metadata,
     Column("model", String, ForeignKey("models.id"), primary_key=True),
     Column("task", String, nullable=False),
-    Column("folder", String, nullable=False),  # below the data directory; "": a model of another channel
+    Column("folder", String, nullable=False),  # below the data directory
     Column("sha256", String, nullable=False),  # of the folder
     Column("form", JSON, nullable=False),  # of its answers
     Column("template", JSON, nullable=False),  # that its calls match
