@@ -92,6 +92,8 @@ lock: ## Write the locked requirements anew (needs uv)
 		--custom-compile-command "make lock" --no-deps requirements/embedded.in -o requirements/embedded.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -c requirements/base.txt -c requirements/dev.txt --no-deps requirements/torch.in -o requirements/torch.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -c requirements/base.txt -c requirements/dev.txt requirements/ray.in -o requirements/ray.txt
 
 clean: ## Remove what was made here, the environment included
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis upeti-data

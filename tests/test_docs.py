@@ -32,6 +32,7 @@ from upeti.core.config import (
     Contract,
     DataPolicy,
     Feed,
+    Learning,
     RateLimit,
     Route,
     Telemetry,
@@ -127,7 +128,14 @@ def test_settings_in_the_docs_are_right(tmp_path: Path) -> None:
             for one in settings.pop(name, []):
                 msgspec.convert(one, kind)  # raises with the field's name
                 found += 1
-        kinds = {"telemetry": Telemetry, "alerts": Alerts, "capture": Capture, "conduct": Conduct, "feed": Feed}
+        kinds = {
+            "telemetry": Telemetry,
+            "alerts": Alerts,
+            "capture": Capture,
+            "conduct": Conduct,
+            "feed": Feed,
+            "learning": Learning,
+        }
         for name, kind in kinds.items():
             if name in settings:
                 msgspec.convert(settings.pop(name), kind)

@@ -9,6 +9,7 @@
 - docs/drill.md: the life of a drill
 - docs/own-models.md: the stages of a student, what each serves, and when a rule promotes
 - docs/cut-off.md: the table of signals and the states of a latch
+- docs/what-may-be-trained.md: what the shipped terms are read to say of training, in plain words, and their sentences
 - docs/rights.md, docs/legal.md: purposes, what the shipped terms read, their sentences, between their comments
 - docs/architecture.md: the table of endings, between its two comments
 """
@@ -24,6 +25,7 @@ import msgspec
 import typer.main
 
 from upeti.cli.main import build
+from upeti.control import learn_runs
 from upeti.core import errors
 from upeti.feed import experiment
 from upeti.gateway import latch
@@ -253,6 +255,9 @@ def own_models() -> str:
         bound = "yes" if step.bound else "not asked"
         steps.append(f"| `{stage}` | {step.audits} | {step.hours:g} | {bound} | {step.why} |")
     page = between((DOCS / "own-models.md").read_text(), "serves", "\n".join(serves))
+    ends = ["| a run ends with | which means |", "|---|---|"]
+    ends += [f"| `{ended}` | {text} |" for ended, text in learn_runs.MEANS.items()]
+    page = between(page, "ends", "\n".join(ends))
     return between(between(page, "stages", "\n".join(ways)), "steps", "\n".join(steps))
 
 
@@ -314,12 +319,65 @@ def clause_row(clause: Clause) -> str:
     return f"| `{clause.id.rpartition('/')[2]}` | {read} | {words} | {notes} |".replace("\n", " ")
 
 
+TRAINABLE = {
+    "evaluate": "compare a model of yours with their answers",
+    "classify_internal": "train a model that only sorts, for yourselves",
+    "classify_distributed": "train a model that only sorts, and give it to others",
+    "task_generative": "train a model that writes, for one task",
+    "general_model": "train a model that writes, for anything",
+}
+TRAINED_WORDS = {"allow": "yes", "ask": "ask first", "deny": "no"}
+
+
+def what_may_be_trained() -> str:
+    """What the shipped terms are read to say of training, in plain words, contract by contract."""
+    facts = terms_files.load()
+    known = Terms(facts.contracts, facts.clauses)
+    parts = {part for contract in facts.contracts for part in contract.includes}
+    heads = [f"{means} (`{purpose}`)" for purpose, means in TRAINABLE.items()]
+    lines = [f"| whose answers, under which terms | {' | '.join(heads)} | what comes with it |"]
+    lines.append("|---" * (len(heads) + 2) + "|")
+    words: list[str] = []
+    for contract in sorted(facts.contracts, key=lambda one: (one.party, one.id)):
+        if contract.id in parts:
+            continue
+        clauses = [clause for clause in facts.clauses if clause.contract in known.closure(contract.id)]
+        cells = []
+        for purpose in TRAINABLE:
+            spoken = any(purpose in clause.decisions for clause in clauses)
+            cells.append(TRAINED_WORDS[str(reading(clauses, purpose))] if spoken else "no: nothing is said")
+        owed = sorted({duty for clause in clauses for duty in clause.duties if set(clause.decisions) & set(TRAINABLE)})
+        duties = ", ".join(f"`{duty}`" for duty in owed) or "–"
+        lines.append(f"| {contract.party}: {contract.document}, {contract.version} | {' | '.join(cells)} | {duties} |")
+        words += said_of_training(f"{contract.party}: {contract.document}, {contract.version}", clauses)
+    page = (DOCS / "what-may-be-trained.md").read_text()
+    return between(between(page, "trained", "\n".join(lines)), "words", "\n".join(words).strip())
+
+
+def said_of_training(name: str, clauses: list[Clause]) -> list[str]:
+    """Return the sentences that decide it."""
+    quoted = [clause for clause in clauses if clause.quote and set(clause.decisions) & set(TRAINABLE)]
+    if not quoted:
+        return []
+    lines = ["", f"**{name}**", ""]
+    for clause in quoted:
+        by_decision: dict[str, list[str]] = {}
+        for purpose in TRAINABLE:
+            if purpose in clause.decisions:
+                by_decision.setdefault(TRAINED_WORDS[str(clause.decisions[purpose])], []).append(purpose)
+        read = "; ".join(f"{word}: {', '.join(purposes)}" for word, purposes in by_decision.items())
+        quote = " ".join(clause.quote.split())
+        lines.append(f"- “{quote}” (`{clause.id}`; {read})")
+    return lines
+
+
 PAGES = {
     "commands.md": commands,
     "errors.md": error_page,
     "focus-reference.md": focus_reference,
     "invoices.md": invoices,
     "rights.md": rights,
+    "what-may-be-trained.md": what_may_be_trained,
     "legal.md": legal,
     "conduct.md": conduct,
     "cut-off.md": cut_off,

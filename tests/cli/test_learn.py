@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 from support.job_side import rows
@@ -10,26 +12,56 @@ from support.keeper_side import until
 from support.own_model_world import Pipe, Said, pipe
 from support.tasks_side import SYSTEM
 
-WHO = ("--by", "head of support", "--why", "asked all day")
 ROWS = rows()
 TAUGHT = ROWS[:240]
+TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial-own-model.md"
+RAN = (
+    "keep",
+    "find",
+    "promise",
+    "learn",
+    "look",
+    "let in",
+    "see",
+    "go on",
+    "take back",
+)  # its first blocks of commands
 
 
-def test_an_app_changes_nothing_and_is_answered_by_an_own_model_where_that_is_sure(tmp_path: Path) -> None:
+def commands() -> dict[str, list[list[str]]]:
+    """Return the tutorial's commands, as they stand, by step."""
+    found = re.findall(r"^```sh\n(.*?)^```", TUTORIAL.read_text(), re.MULTILINE | re.DOTALL)
+    return {step: [shlex.split(line)[1:] for line in text.splitlines()] for step, text in zip(RAN, found, strict=False)}
+
+
+def test_the_tutorial_runs_an_app_changes_nothing_and_an_own_model_answers_where_it_is_sure(tmp_path: Path) -> None:
+    steps = commands()
     with pipe(tmp_path) as app:
-        app.keep(TAUGHT)
-        (seen,) = [one for one in json.loads(app.upeti("tasks", "list", "--json")) if one["name"] == "intents"]
-        assert (seen["calls"], seen["form"]["kind"], seen["model"]) == (240, "label", "gpt-4")
-        app.upeti("tasks", "declare", "intents", "--tag", "intents", "--alpha", "0.1", "--delta", "0.1", *WHO)
-        said = app.upeti("learn", "run", "intents", *WHO)
-        print(said)
-        assert "1. built intents@1: 240 rows, 0 left out" in said
-        assert "4. let it into the shadow" in said
-        assert "Missing" not in said
-        assert "Stopped: intents@1 is shadow; the next version" in app.upeti("learn", "run", "intents", *WHO)
 
-        for _ in range(4):
-            app.upeti("students", "promote", "intents", *WHO)
+        def run(step: str) -> list[str]:
+            held = [path.stem for path in (app.data_dir / "certificates").glob("crt_*.json")]
+            return [
+                app.upeti(*(re.sub(r"crt_[0-9a-f]+", "".join(held), word) for word in line)) for line in steps[step]
+            ]
+
+        app.keep(TAUGHT)
+        assert "acme" in run("keep")[0]
+        listed, shown = run("find")
+        assert "sim/gpt-4" in listed
+        assert SYSTEM in shown
+        assert "intents is declared: calls with the tag intents" in run("promise")[0]
+        first, again = run("learn")
+        print(first)
+        assert "1. built intents@1: 240 rows, 0 left out" in first
+        assert "4. let it into the shadow" in first
+        assert "Missing" not in first
+        assert "Stopped: intents@1 is shadow; the next version" in again
+        student, verified, status = run("look")
+        assert "shadow" in student
+        assert "its 128 rows give all that it states" in verified
+        assert "intents@1 shadow" in status
+
+        assert [line.split()[-1] for line in run("let in")] == ["canary_1.", "canary_10.", "canary_50.", "live."]
         until(lambda: own(app.ask(TAUGHT[0][0])), seconds=20, what="the student's first answer")
         before = answered(app)
         answers = [app.ask(text, stream=bool(number % 2)) for number, (text, _) in enumerate(ROWS[240:340])]
@@ -45,18 +77,18 @@ def test_an_app_changes_nothing_and_is_answered_by_an_own_model_where_that_is_su
         assert not own(app.ask(TAUGHT[0][0], system=f"{SYSTEM} In capitals.")), "another prompt is another task"
 
         until(lambda: answered(app) - before == sum(by_student), seconds=20, what="the bill")
-        assert "own" in app.upeti("bill", "--by", "channel,model")
-        status = json.loads(app.upeti("learn", "status", "--json"))[0]
-        assert status["students"] == {"intents@1": "live"}
-        assert [one["outcome"] for one in status["runs"]] == ["shadow"]
+        bill, students = run("see")
+        assert "own" in bill
+        assert "live" in students
         acts = json.loads(app.upeti("journal", "acts", "--kind", "learning", "--json"))
         assert [(one["kind"], one["actor"]) for one in acts] == [("learning.ran", "head of support")]
-
-        app.upeti("students", "roll-back", "intents", *WHO)
+        assert "runs every 7d, and after" in run("go on")[0]
+        who = ("--by", "head of support", "--why", "soon")
+        assert "`soon` is no span of time" in app.upeti("learn", "schedule", "intents", "--every", "soon", *who, code=2)
+        back, off = run("take back")
+        assert "rolled_back" in back
+        assert "has no schedule any more" in off
         until(lambda: not own(app.ask(TAUGHT[0][0])), seconds=20, what="the teacher")
-        assert "runs every 7d, and after" in app.upeti("learn", "schedule", "intents", "--every", "7d", *WHO)
-        assert "`soon` is no span of time" in app.upeti("learn", "schedule", "intents", "--every", "soon", *WHO, code=2)
-        assert "has no schedule any more" in app.upeti("learn", "schedule", "intents", "--off", *WHO)
 
 
 def own(said: Said) -> bool:

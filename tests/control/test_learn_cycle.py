@@ -15,7 +15,7 @@ from upeti.control.certifying import next_look, spans_of, unfair_spans
 from upeti.control.learn_cycle import run
 from upeti.control.learn_runs import Ended, Ran
 from upeti.control.signing import public_keys
-from upeti.control.training import Wanted
+from upeti.control.training import Wanted, measured_for
 from upeti.core.errors import ConfigError
 from upeti.journal.acts import act, read_acts
 from upeti.learning import calibration, certificate
@@ -113,6 +113,13 @@ def test_without_a_right_nothing_is_trained(tmp_path: Path) -> None:
     assert found.outcome is Ended.NOT_PERMITTED
     assert "clause sim-terms/1 (deny): “You must not train on what we answer.”" in found.why
     assert students.all_students(side.store) == []
+    # Labels of one's own need none: what the teacher said is only compared with.
+    path = tmp_path / "labels.csv"
+    path.write_text("text,label\n" + "".join(f'"{text}",{said}\n' for text, said in rows() if '"' not in text))
+    own = ran(side, labels=str(path), labels_owner="head of support")
+    assert own.outcome is Ended.SHADOW, own
+    assert students.student(side.store, own.model).model.datasets == ("intents-own@1",)
+    assert measured_for(side.store, students.student(side.store, own.model)) == "evaluate"
 
 
 def test_calls_count_only_while_no_student_answered_and_since_the_last_alarm() -> None:

@@ -52,3 +52,8 @@ def test_it_ends_at_once_and_leaves_no_file(tmp_path: Path, number: signal.Signa
 def test_the_result_can_be_sent() -> None:
     made = run(train_job(lines(rows())))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=Made) == made
+
+
+def test_without_ray_the_setting_names_what_to_install() -> None:
+    with pytest.raises(JobError, match=r"Ray is not installed: `pip install 'upeti\[ray\]'`"):
+        perform(train_job(b""), ray="local")

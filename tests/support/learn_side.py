@@ -17,7 +17,7 @@ from upeti.rights.terms import Binding, Terms
 
 BY = {"by": "head of support", "why": "asked all day"}
 DENIED = TERMS.replace(
-    'allow = ["store", "classify_internal"]', 'allow = ["store"]\ndeny = ["classify_internal"]'
+    'allow = ["store", "classify_internal"]', 'allow = ["store", "evaluate"]\ndeny = ["classify_internal"]'
 ).replace("You may keep what you get, and sort with it.", "You must not train on what we answer.")
 
 
@@ -43,7 +43,12 @@ class LearnSide:
         self.terms = terms(folder, text)
         self.side = TasksSide(self.store)
         self.bodies = self.side.bodies
-        given = {"purposes": ("classify_internal",), "evidence": DOCUMENT, "by": "legal", "why": "letter of today"}
+        given = {
+            "purposes": ("classify_internal", "evaluate"),
+            "evidence": DOCUMENT,
+            "by": "legal",
+            "why": "letter of today",
+        }
         consents.give(self.store, "acme", **given)  # type: ignore[arg-type]
 
     def calls(self, some: Sequence[tuple[str, str]], **changes: Any) -> None:

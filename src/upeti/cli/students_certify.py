@@ -54,7 +54,7 @@ def certify_command(
         if dataset:
             used = datasets.dataset(store, dataset)
         else:
-            purpose = student.model.purpose
+            purpose = training.measured_for(store, student)
             used = training.build(store, opened.terms, opened.bodies, task, purpose, by=by)
         try:
             with progress_bar(quiet=as_json) as progress:

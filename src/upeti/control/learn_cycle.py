@@ -73,7 +73,7 @@ def run(
     done = _Run()
     have = pairs_of(store, task)
     try:
-        _must_be_new(store, task, have, capturing, again_after_hours, began_ns)
+        _must_be_new(store, task, have, capturing, again_after_hours, began_ns, own_labels=bool(wanted.labels))
         _work(store, terms, bodies, task, wanted, done, by, why, lapses_after_days, ray, progress)
         ended = _Stop(Ended.SHADOW, f"{done.model} is in the shadow: it says what it would answer, and is audited")
     except _Stop as stop:
@@ -113,7 +113,8 @@ def _work(
     progress: Progress,
 ) -> None:
     try:
-        dataset = training.build(store, terms, bodies, task, wanted.purpose, by=by)
+        purpose = training.EVALUATE if wanted.labels else wanted.purpose
+        dataset = training.build(store, terms, bodies, task, purpose, by=by)
     except ConfigError as error:
         raise _Stop(Ended.NOT_PERMITTED, str(error)) from None
     done.dataset = dataset.id
@@ -170,7 +171,9 @@ def _work(
 # -------------------------------------------------------------------------------------------------------------
 
 
-def _must_be_new(store: Store, task: Task, have: int, capturing: bool, again_after_hours: float, now_ns: int) -> None:
+def _must_be_new(
+    store: Store, task: Task, have: int, capturing: bool, again_after_hours: float, now_ns: int, *, own_labels: bool
+) -> None:
     """Raise ``_Stop`` when a run would do nothing that the last one has not done."""
     off = "" if capturing else "; `[capture] enabled` is false: nothing more is kept"
     if have < LEAST:
@@ -196,6 +199,8 @@ def _must_be_new(store: Store, task: Task, have: int, capturing: bool, again_aft
                 f"{newest.id} is {newest.stage}; the next version is trained in {(due_ns - now_ns) / _NS / 3600:,.0f} hours, or "
                 "after it is taken back",
             )
+    if last.outcome is Ended.NOT_PERMITTED or own_labels:
+        return  # a right may have come, labels may be others
     if new <= 0:
         raise _Stop(Ended.NOTHING_NEW, f"no call was kept since the last run, which ended: {last.why}{off}")
     lacking = certifying.lacking(store, task.name)

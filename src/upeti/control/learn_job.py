@@ -2,23 +2,23 @@
 
 Rules: the process reads one job on its standard input and writes frames of progress and one result to its standard output;
 it knows no state, no secret and no configuration. It runs below everything else, on one core, and ends with its parent.
-What libraries print goes to standard error.
+What libraries print goes to standard error. With a Ray cluster the process hands the job on and waits: Ray ends its process
+where it finds no cluster, which must not be ours.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import IO, Any, Final
 
 import msgspec
 
 from upeti.control import child
-from upeti.core.errors import ConfigError, UpetiError
 from upeti.learning.job import Failed, Job, JobError, Made, Measure, Measured, Progress, Result, Train
 
 _NICENESS: Final = 10  # below the workers, which share the machine
@@ -42,15 +42,15 @@ _frame_decoder: Final[msgspec.msgpack.Decoder[Step | Result]] = msgspec.msgpack.
 
 
 def perform(job: Job, *, ray: str = "", progress: Progress = lambda done, total, what: None) -> Made | Measured:
-    """Have a job done, by Ray where an address is given, and return its result. Raises ``JobError``, ``ConfigError``."""
-    result = _by_ray(job, ray, progress) if ray else _by_process(job, progress)
+    """Have a job done, by Ray where an address is given, and return its result. Raises ``JobError``."""
+    result = _in_process(job, ray, progress)
     if isinstance(result, Failed):
         raise JobError(result.message)
     return result
 
 
-def _by_process(job: Job, progress: Progress) -> Result:
-    program = [sys.executable, "-m", "upeti.control.learn_job"]
+def _in_process(job: Job, ray: str, progress: Progress) -> Result:
+    program = [sys.executable, "-m", "upeti.control.learn_job", *(["--ray", ray] if ray else [])]
     process = subprocess.Popen(  # noqa: S603
         child.command(program, signal.SIGKILL),
         stdin=subprocess.PIPE,
@@ -72,7 +72,9 @@ def _by_process(job: Job, progress: Progress) -> Result:
                 return frame
             progress(frame.done, frame.total, frame.what)
         code = process.wait()
-        raise UpetiError(f"the job ended without a result (status {code}): was there memory enough? Try it once more")
+        if ray:
+            raise JobError(_no_ray(ray, f"status {code}"))
+        raise JobError(f"the job ended without a result (status {code}): was there memory enough? Try it once more")
     finally:
         _end(process)
 
@@ -97,36 +99,41 @@ def _read(file: IO[bytes]) -> Step | Result | None:
     return _frame_decoder.decode(data)
 
 
+def _no_ray(address: str, said: str) -> str:
+    return (
+        f"[learning] ray: {address} did not do the job ({said}): is the cluster there, with the same Upeti on its machines? "
+        "Without the setting the job runs here"
+    )
+
+
 def _by_ray(job: Job, address: str, progress: Progress) -> Result:
-    """The machines of the cluster need Upeti of the same version, with ``learning``."""
     try:
         ray: Any = import_module("ray")
     except ModuleNotFoundError:
-        raise ConfigError("[learning] ray is set, and Ray is not installed: `pip install 'upeti[ray]'`") from None
-    mine = not ray.is_initialized()
+        return Failed("[learning] ray is set, and Ray is not installed: `pip install 'upeti[ray]'`")
+    progress(0, 1, "on Ray")
     try:
-        if mine:
-            where: dict[str, Any] = {"num_cpus": 1} if address == LOCAL else {"address": address}
-            ray.init(**where, include_dashboard=False if address == LOCAL else None, log_to_driver=False)
-        progress(0, 1, "on Ray")
-        task = ray.remote(_remote).options(num_cpus=1, runtime_env={"env_vars": THREADS})
+        if address == LOCAL:
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        else:
+            ray.init(address, log_to_driver=False)
+        # By its module's name, under which the cluster finds it too: here it is `__main__`.
+        remote = import_module("upeti.control.learn_job").remote
+        task = ray.remote(remote).options(num_cpus=1, runtime_env={"env_vars": THREADS})
         answer: bytes = ray.get(task.remote(_encode(job)))
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # of Ray, of the network, of a cluster with another Python
         said = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(
-            f"[learning] ray: {address} did not do the job ({said[-1]}): is the cluster there, with the same Upeti on it? "
-            "Without the setting the job runs here"
-        ) from None
+        return Failed(_no_ray(address, said[0]))
     finally:
-        if mine and ray.is_initialized():
-            ray.shutdown()
+        ray.shutdown()
     progress(1, 1, "done")
     result = _frame_decoder.decode(answer)
     assert not isinstance(result, Step)
     return result
 
 
-def _remote(data: bytes) -> bytes:
+def remote(data: bytes) -> bytes:
+    """Do an encoded job, and return the encoded result: on a machine of the cluster."""
     from upeti.learning.job import run
 
     return _encode(run(_job_of(data)))
@@ -135,6 +142,9 @@ def _remote(data: bytes) -> bytes:
 def main() -> int:
     from upeti.learning.job import run
 
+    parser = argparse.ArgumentParser(prog="upeti-learn-job", description="A job of own models; started by a command.")
+    parser.add_argument("--ray", default="", help="address of a cluster that does it")
+    arguments = parser.parse_args()
     os.umask(0o077)
     os.nice(_NICENESS)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary folders go with it
@@ -146,8 +156,11 @@ def main() -> int:
         out.write(len(data).to_bytes(_LENGTH) + data)
         out.flush()
 
-    step: Callable[[int, int, str], object] = lambda done, total, what: say(Step(done, total, what))  # noqa: E731
-    say(run(_job_of(sys.stdin.buffer.read()), step))
+    def step(done: int, total: int, what: str) -> None:
+        say(Step(done, total, what))
+
+    job = _job_of(sys.stdin.buffer.read())
+    say(_by_ray(job, arguments.ray, step) if arguments.ray else run(job, step))
     return 0
 
 

@@ -32,6 +32,7 @@ from upeti.rights.stage import SERVES
 from upeti.rights.terms import Terms
 
 PURPOSE: Final = "classify_internal"
+EVALUATE: Final = "evaluate"
 _QUOTE_LETTERS: Final = 160
 
 
@@ -103,16 +104,23 @@ def build(store: Store, terms: Terms, bodies: Bodies, task: Task, purpose: str, 
     return made
 
 
+def measured_for(store: Store, student: Student) -> str:
+    """Return for which purpose a student is measured: its own, or `evaluate` where it learned from no teacher."""
+    used = datasets.datasets_of_names(store, student.model.datasets)
+    own = all(datasets.manifest_of(one).own_rows == one.rows for one in used)
+    return EVALUATE if own else student.model.purpose
+
+
 def _no_right(name: str, made: Dataset, manifest: Manifest) -> str:
     first = manifest.left_out[0]
     if first.clause:
         quote = first.quote if len(first.quote) <= _QUOTE_LETTERS else f"{first.quote[:_QUOTE_LETTERS]}…"
         return (
-            f"nothing may be trained for {made.purpose} on the answers of `{name}`: {first.rows:,} rows hang on clause "
+            f"nothing may be done for {made.purpose} with the answers of `{name}`: {first.rows:,} rows hang on clause "
             f"{first.clause} ({first.reason}): “{quote}”. `upeti rights explain` shows what would change that; labels of your "
             "own need no right (--labels)"
         )
-    return f"nothing may be trained for {made.purpose} on the answers of `{name}`: {first.rows:,} rows: {first.why}"
+    return f"nothing may be done for {made.purpose} with the answers of `{name}`: {first.rows:,} rows: {first.why}"
 
 
 def train(
