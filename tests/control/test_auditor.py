@@ -133,14 +133,20 @@ async def test_for_promises_of_classes_deferred_calls_are_drawn_too_and_count_wh
         assert sum(one.deferred for one in side.entries(Seen)) == 3
 
 
-async def test_what_the_teacher_refuses_is_given_up_and_what_cannot_be_asked_waits(tmp_path: Path) -> None:
-    answers = [http_answer(400, "", b"{}"), http_answer(429, "", b"{}"), said("other")]
+async def test_what_the_teacher_refuses_is_given_up_and_what_cannot_be_asked_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = json.dumps({"error": {"code": "content_filter", "message": "refund please"}}).encode()
+    answers = [http_answer(400, "", secret), http_answer(429, "", b"{}"), said("other")]
     async with auditing(tmp_path, served_with()) as side:
         side.gateway.answer = lambda body: answers.pop(0)
         side.auditor.answered(served_with(), BODY, SURE)
         await side.wait(lambda: side.entries(Lost))
         (lost,) = side.entries(Lost)
         assert lost.why == "the teacher answered with the status 400"
+        logged = capsys.readouterr().err
+        assert "400 (content_filter)" in logged
+        assert "refund please" not in logged + path_of(tmp_path, "crt_1").read_text()
         side.auditor.answered(served_with(), BODY, SURE)
         await side.wait(side.audits)
         assert side.audits()[0].observation.audited == Audited(("refund",), ("other",))

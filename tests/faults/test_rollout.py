@@ -87,6 +87,7 @@ def test_by_rules_into_the_live_traffic_and_out_within_one_call_of_the_alarm(tmp
         until(lambda: world.student().model.stage is Stage.ROLLED_BACK, seconds=10, what="the stage")
         until(lambda: "own" not in snapshot(world).shares, seconds=10, what="the snapshot")
         last = audits(world)[-1]
+        assert last.call.startswith("req_"), "it is found among the gateway's calls"
         print(
             f"rolled back {(world.student().model.stage_ns - last.at_ns) / 1e9:.2f} s after the alarm was written down"
         )

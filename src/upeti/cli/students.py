@@ -122,7 +122,10 @@ def _lines(row: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("lapses", f"{held['lapses']} if nothing is audited until then"),
         ("audits", f"{audits['audits']:,}, of them {held['audited_in_stage']:,} in this stage"),
-        ("calls", f"{audits['answered']:,} answered, {audits['deferred']:,} left to the teacher"),
+        (
+            "calls",
+            f"{audits['answered']:,} answered (in the shadow: would have), {audits['deferred']:,} left to the teacher",
+        ),
         ("evidence", f"{audits['evidence']:.4g} against the promise; {audits['alarm_at']:.4g} is the alarm"),
     ]
     for risk in audits["risks"]:

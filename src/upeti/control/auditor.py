@@ -330,7 +330,7 @@ class Auditor:
                 return Answer(reply.status, reply.read(), reply.headers.get("x-request-id", ""))
         except urllib.error.HTTPError as error:
             with error:
-                self._say(f"audits wait: the gateway answered {error.code}: {error.read(300).decode(errors='replace')}")
+                self._say(f"an audit was answered with {error.code} ({_code(error.read())}): it waits, or is given up")
             return Answer(error.code, b"", "")
         except (OSError, http.client.HTTPException) as error:
             self._say(f"audits wait: the gateway does not answer: {error}")
@@ -348,6 +348,14 @@ class Auditor:
             model: {"evidence": evidence(watched.state), "observations": watched.journal.number}
             for model, watched in self._watched.items()
         }
+
+
+def _code(body: bytes) -> str:
+    """Return the code of an error, and nothing else of it: a message may hold a part of the call."""
+    try:
+        return str(msgspec.json.decode(body, type=dict[str, dict[str, Any]])["error"]["code"])
+    except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+        return "no code"
 
 
 def _body(body: bytes, route: str) -> bytes:
