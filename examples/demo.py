@@ -1,8 +1,13 @@
-"""The demo of ``make demo``: a real language model on this machine, answered, metered and billed through Upeti.
+"""The demo of ``make demo``, in two acts.
 
-Starts the gateway with the embedded provider, sends prompts with the official client (plain and streamed; three features,
-two tenants), prints each answer with its meters and its cost, then the bill. The gateway goes on running; ``make demo-stop``
-ends it. Options: ``--stop`` ends it at once, ``--directory DIR``, ``--port N``.
+Act one: a real language model on this machine, answered, metered and billed through Upeti. Starts the gateway with the embedded
+provider, sends prompts with the official client (plain and streamed; three features, two tenants), prints each answer with
+its meters and its cost, then the bill. The gateway goes on running; ``make demo-stop`` ends it.
+
+Act two (``own_model/act.py``): recorded calls of GPT-4 become a model of one's own, under a certificate, until they drift.
+
+Options: ``--act 1`` or ``2`` for one of them, ``--stop`` ends the gateway at once, ``--directory DIR``, ``--port N``,
+``--short`` plays act two with few messages, ``--picture FILE`` keeps its last view as SVG.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from openai import OpenAI
+from own_model import act
 from rich.console import Console
 
 UPETI = Path(sys.executable).with_name("upeti")
@@ -80,11 +86,17 @@ PROMPTS = (
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--act", choices=("1", "2", "all"), default="all")
     parser.add_argument("--directory", type=Path, default=Path("build/demo"))
-    parser.add_argument("--port", type=int, default=0, help="default: 8080, or any free port when that is taken")
-    parser.add_argument("--stop", action="store_true", help="stop the gateway at the end")
-    parser.add_argument("--only-stop", action="store_true", help="stop a gateway that an earlier demo left running")
+    parser.add_argument("--port", type=int, default=0, help="of act one; 8080, or any free port when that is taken")
+    parser.add_argument("--stop", action="store_true", help="stop the gateway of act one at the end")
+    parser.add_argument("--only-stop", action="store_true", help="stop what an earlier demo left running")
+    parser.add_argument(
+        "--short", action="store_true", help="few messages in act two, and the quickest kind of student"
+    )
+    parser.add_argument("--picture", type=Path, help="write the last view of act two to this SVG")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console()
     directory: Path = arguments.directory.resolve()
     stop_earlier(directory, console)
@@ -92,6 +104,23 @@ def main() -> int:
         return 0
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    try:
+        if arguments.act == "2":
+            act_two(console, directory, arguments)
+        else:
+            act_one(console, directory, arguments)
+    except KeyboardInterrupt:
+        console.print("\nStopped.")
+        return 130
+    return 0
+
+
+def act_two(console: Console, directory: Path, arguments: argparse.Namespace) -> None:
+    size, level = (act.SHORT, "l1") if arguments.short else (act.WHOLE, "l2")
+    act.play(console, directory / "own-model", size, level, arguments.picture)
+
+
+def act_one(console: Console, directory: Path, arguments: argparse.Namespace) -> None:
     port = arguments.port or free_port()
     config = directory / "upeti.toml"
     config.write_text(CONFIG.format(port=port))
@@ -116,23 +145,25 @@ def main() -> int:
             console.print(f"\n[bold]$ upeti {' '.join(command)}[/]")
             sys.stdout.flush()
             subprocess.run([UPETI, *command, "--config", config], check=True)
+        if arguments.act == "all":
+            console.rule("Act two: a model of one's own")
+            act_two(console, directory, arguments)
     except BaseException:
         stop(server.pid)
         raise
     if arguments.stop:
         stop(server.pid)
-        return 0
+        return
     key = next(iter(keys.values()))
     # Plainly printed, whatever the terminal's width: these lines are to be copied.
     print(
-        f"\nThe gateway goes on running at {address}/v1; `make demo-stop` ends it. To use it yourself:\n\n"
+        f"\nThe gateway of act one goes on running at {address}/v1; `make demo-stop` ends it. To use it yourself:\n\n"
         f"export OPENAI_BASE_URL={address}/v1 OPENAI_API_KEY={key}\n\n"
         f'curl {address}/v1/chat/completions -H "Authorization: Bearer {key}" \\\n'
         '  -H "Content-Type: application/json" -H "x-upeti-feature: by-hand" \\\n'
         '  -d \'{"model": "assistant", "messages": [{"role": "user", "content": "Hello!"}]}\'\n\n'
         f"{shown(UPETI)} bill --config {shown(config)}"
     )
-    return 0
 
 
 def shown(path: Path) -> str:
@@ -166,15 +197,17 @@ def start(config: Path, directory: Path) -> subprocess.Popen[bytes]:
 
 
 def stop_earlier(directory: Path, console: Console) -> None:
-    try:
-        pid = int((directory / "upeti.pid").read_text())
-        running = b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except (OSError, ValueError):
-        return
-    if running:
-        console.print("Stopping the gateway of an earlier demo.")
-        stop(pid)
-    (directory / "upeti.pid").unlink(missing_ok=True)
+    """Stop what an earlier demo left running: the gateway of act one, or all when it was killed."""
+    for file in (*directory.glob("*.pid"), *directory.glob("own-model/*.pid")):
+        try:
+            pid = int(file.read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if b"serve" in words or b"simulate" in words:
+            console.print(f"Stopping {file.stem} of an earlier demo.")
+            stop(pid)
+        file.unlink(missing_ok=True)
 
 
 def stop(pid: int) -> None:

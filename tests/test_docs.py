@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -376,7 +377,7 @@ def test_the_how_to_of_a_feed_runs(tmp_path: Path) -> None:
 
 
 def test_the_demo_runs(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "examples" / "demo.py", "--stop", "--directory", tmp_path / "demo"]
+    command = [sys.executable, ROOT / "examples" / "demo.py", "--act", "1", "--stop", "--directory", tmp_path / "demo"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     bill = [
@@ -397,6 +398,56 @@ def test_the_demo_runs(tmp_path: Path) -> None:
     }  # one call warmed the model up
     assert all(line["unpriced"] == 0 and line["estimated"] == "0" for line in lines)
     assert "USD = 16100 IDR" in ran.stdout
+
+
+def ended(folder: Path) -> bool:
+    """Say whether nothing runs any more of what the second act has started."""
+    pids = [int(file.read_text()) for file in folder.glob("own-model/*.pid")]
+    assert len(pids) == 2
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_the_second_act_of_the_demo_runs(tmp_path: Path) -> None:
+    """Few messages and the quickest student; what is seen is the same."""
+    demo, picture = ROOT / "examples" / "demo.py", tmp_path / "demo.svg"
+    command = [sys.executable, demo, "--act", "2", "--short", "--directory", tmp_path / "demo", "--picture", picture]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    for seen in (
+        "intent@1 is in the shadow",
+        "intent@1 is live",
+        "the alarm rang",
+        "audits gave the alarm",
+        "instead of",
+    ):
+        assert seen in ran.stdout, ran.stdout
+    assert "the data set's own labels stand in for the teacher" in ran.stdout
+    assert ended(tmp_path / "demo")
+    assert "http" not in picture.read_text().replace("http://www.w3.org/2000/svg", "").replace(
+        "https://www.textualize.io", ""
+    )
+    bill = [sys.executable, "-m", "upeti.cli.main", "bill", "--by", "feature,channel", "--json"]
+    asked = subprocess.run(
+        [*bill, "--data-dir", tmp_path / "demo" / "own-model" / "data"], capture_output=True, text=True, check=True
+    )
+    calls = {(line["feature"], line["channel"]): line["calls"] for line in json.loads(asked.stdout)["lines"]}
+    assert calls["support", "recorded"] > 1_500
+    assert calls["support", "own"] > 50
+    assert calls["audit", "recorded"] > 10
+
+
+def test_the_second_act_ends_at_ctrl_c(tmp_path: Path) -> None:
+    command = [sys.executable, "-u", ROOT / "examples" / "demo.py", "--act", "2", "--directory", tmp_path / "demo"]
+    act = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert act.stdout is not None
+    for line in act.stdout:
+        if line.startswith("1. GPT-4 answers"):
+            break
+    act.send_signal(signal.SIGINT)
+    said, wrong = act.communicate(timeout=100)
+    assert (act.returncode, wrong) == (130, ""), said + wrong
+    assert said.endswith("Stopped.\n")
+    assert ended(tmp_path / "demo")
 
 
 def test_the_example_of_tasks_runs(tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ def wait_for(done: Any, what: str) -> None:
         time.sleep(0.3)
 
 
-def run(directory: Path, *command: str, key: str = "") -> str:
-    environment = {**os.environ, "UPETI_KEY": key, "COLUMNS": os.environ.get("COLUMNS", "160")}
+def run(directory: Path, *command: str, key: str = "", width: int = 160) -> str:
+    environment = {**os.environ, "UPETI_KEY": key, "COLUMNS": os.environ.get("COLUMNS", str(width))}
     ran = subprocess.run(
         [UPETI, *command, "--config", "upeti.toml"],
         cwd=directory,
@@ -151,8 +151,13 @@ def shown(directory: Path, *command: str, key: str = "") -> None:
 
 
 def start(directory: Path, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own, so that Ctrl-C reaches this process alone, which then ends it."""
     with (directory / f"{name}.log").open("wb") as log:
-        return subprocess.Popen([UPETI, *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [UPETI, *command], cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    (directory / f"{name}.pid").write_text(str(process.pid))
+    return process
 
 
 def wait_ready(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
