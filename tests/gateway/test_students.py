@@ -30,7 +30,7 @@ from upeti.core.amount import PICO_PER_UNIT
 from upeti.gateway import students
 from upeti.gateway.faults import Fault, Kind
 from upeti.gateway.latch import Latch, Scope, State, Subject
-from upeti.gateway.snapshot import Caller, ShareView, Snapshot
+from upeti.gateway.snapshot import Caller, CaptureView, ShareView, Snapshot
 from upeti.money.budget_terms import BudgetTerms
 from upeti.money.price import Price
 from upeti.rights.data_policy import DataPolicy
@@ -370,6 +370,30 @@ async def test_it_answers_nobody_whose_texts_may_not_go_to_its_teacher(
         served.swap(policies=(policy,))
         assert (await served.ask(CALL)).headers["x-upeti-served-by"] == "eu/gpt"
     assert len(own.asked) == 1
+
+
+async def test_routes_of_audits_are_for_their_key_alone_and_nobodys_conduct(
+    tmp_path: Path, own: ScriptedStudent, provider: SimProvider
+) -> None:
+    routes = [route("*", candidate("teacher", "gpt")), route("audit:intents", candidate("teacher", "gpt"))]
+    callers = {
+        KEY: Caller("k1", "acme", "shop"),
+        "auditor": Caller("audit:intents", "audit", "", "audit", routes=frozenset({"audit:intents"})),
+    }
+    watched = CaptureView({}, watch=True, body_bytes_max=1_000_000)
+    world = snapshot([channel("teacher", provider)], routes, callers=callers, capture=watched)
+    audit = chat("audit:intents", max_tokens=5)
+    async with serving(tmp_path, world) as served:
+        dropped = served.gateway.capture.dropped  # nobody takes them here: all that are watched are counted
+        assert (await served.ask(request(audit, key="auditor"))).status == 200
+        assert dropped == {}
+        assert (await served.ask(CALL)).status == 200
+        assert dropped == {"not_connected": 1}
+        refused = await served.ask(request(audit))
+        assert (refused.status, refused.json["error"]["code"]) == (403, "route_not_allowed")
+        for key, names in ((KEY, []), ("auditor", ["audit:intents"])):
+            listed = await served.ask(request(path="/v1/models", method="GET", key=key))
+            assert [one["id"] for one in listed.json["data"]] == names
 
 
 async def test_apis_that_it_does_not_speak_go_to_the_others(
