@@ -22,7 +22,7 @@ from benchmarks import learning, machine, report
 from benchmarks.learning import Measured, Task
 from benchmarks.report import Figure, figure
 from upeti.learning.answers import form_of_texts
-from upeti.learning.encoder import EncoderOptions, keep_encoder, train_encoder
+from upeti.learning.encoder import EncoderOptions, train_encoder
 from upeti.learning.student import Student, load
 from upeti.learning.train import keep, train
 
@@ -46,14 +46,11 @@ def figures_of(task: Task, count: int, options: EncoderOptions) -> list[Figure]:
                 folder = Path(scratch) / level
                 began = time.process_time()
                 if level == "l2":
-                    keep(train(rows, form, level="l2", seed=seed, embed=learning.vectors), folder)
+                    made = train(rows, form, level="l2", seed=seed, embed=learning.vectors)
                 else:
                     made = train_encoder(rows, form, options=options, seed=seed, embed=learning.vectors)
-                    print(f"held out: l2 {made.agreement_l2:.3f} tuned {made.agreement_tuned:.3f}", flush=True)
-                    print(
-                        f"  both {made.trained.report.agreement:.3f} {made.trained.student.about.trained}", flush=True
-                    )
-                    keep_encoder(made, folder)
+                    print(made.student.about.trained, flush=True)
+                keep(made, folder)
                 took = time.process_time() - began
                 student = load(folder)
             speeds[level].append((took, *speed(student, [task.texts[place] for place in test][:TIMED])))

@@ -227,6 +227,18 @@ def test_a_pasted_secret_is_not_echoed() -> None:
             "leave it out, or change the kind",
         ),
         (
+            changed('kind = "openai_compatible"', f'kind = "openai_compatible"\nmodel_file = "{__file__}"'),
+            10,
+            "channel `openai`: `model_file` is for channels of kind `embedded` that have no `base_url`",
+            "leave it out, or change the kind",
+        ),
+        (
+            changed('kind = "embedded"', f'kind = "embedded"\nmodel_file = "{__file__}"'),
+            6,
+            f"channel `local`: {__file__} is no .gguf file",
+            "name the .gguf file that `train_generative` has written, or another one",
+        ),
+        (
             changed('kind = "embedded"', 'kind = "azure"\nbase_url = "https://x.openai.azure.com"'),
             3,
             "channel `local` has neither `api_key` nor `entra`",

@@ -14,9 +14,9 @@ import pytest
 from support.learning_side import CARD, banking
 from support.torch_side import demand_torch
 from upeti.core.errors import ConfigError
-from upeti.learning.encoder import EncoderOptions, TrainedEncoder, keep_encoder, train_encoder
+from upeti.learning.encoder import EncoderOptions, train_encoder
 from upeti.learning.student import ENCODER_FILE, Student, StudentError, load
-from upeti.learning.train import TrainingError, train
+from upeti.learning.train import Trained, TrainingError, keep, train
 
 FORM, ROWS = banking(labels=CARD)
 TEXTS = [row.text for row in ROWS]
@@ -32,7 +32,7 @@ print(len(found.answers), found.answers[0][0])
 
 
 @cache
-def tuned() -> TrainedEncoder:
+def tuned() -> Trained:
     demand_torch()
     return train_encoder(ROWS[:200], FORM, options=EncoderOptions(epochs_max=4))
 
@@ -45,17 +45,17 @@ def agreement(student: Student) -> float:
 @pytest.mark.slow
 def test_it_agrees_with_the_teacher_no_less_than_level_2() -> None:
     l2 = train(ROWS[:200], FORM, level="l2").student
-    assert agreement(tuned().trained.student) > agreement(l2) - 0.03
-    predicted = tuned().trained.student.predict(TEXTS[200:])
+    assert agreement(tuned().student) > agreement(l2) - 0.03
+    predicted = tuned().student.predict(TEXTS[200:])
     right = np.array([one == row.values for one, row in zip(predicted.answers, ROWS[200:], strict=True)])
     assert predicted.confidence[right].mean() > predicted.confidence[~right].mean(), "surer where it is right"
 
 
 @pytest.mark.slow
 def test_the_folder_is_served_without_pytorch(tmp_path: Path) -> None:
-    digest = keep_encoder(tuned(), tmp_path / "l3")
+    digest = keep(tuned(), tmp_path / "l3")
     loaded = load(tmp_path / "l3", digest=digest)
-    before, after = tuned().trained.student.predict(TEXTS[:40]), loaded.predict(TEXTS[:40])
+    before, after = tuned().student.predict(TEXTS[:40]), loaded.predict(TEXTS[:40])
     assert before.answers == after.answers
     assert (before.confidence == after.confidence).all()
     assert before.in_scope.all()
@@ -68,13 +68,13 @@ def test_the_folder_is_served_without_pytorch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_is_unlike_the_training_texts_is_out_of_scope() -> None:
     far = ["Ein Gedicht über das Meer im Winter", "SELECT name FROM stars WHERE mass > 3", "zzz qqq xxx"]
-    assert not tuned().trained.student.predict(far).in_scope.any()
+    assert not tuned().student.predict(far).in_scope.any()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [ENCODER_FILE, "weights.safetensors", "student.json", "report.json"])
 def test_a_changed_byte_is_refused(tmp_path: Path, name: str) -> None:
-    keep_encoder(tuned(), tmp_path / "l3")
+    keep(tuned(), tmp_path / "l3")
     data = bytearray((tmp_path / "l3" / name).read_bytes())
     data[len(data) // 2] ^= 1
     (tmp_path / "l3" / name).write_bytes(data)
@@ -84,11 +84,12 @@ def test_a_changed_byte_is_refused(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.slow
 def test_the_report_is_about_the_rows_held_out() -> None:
-    report = tuned().trained.report
+    report = tuned().report
     assert report.level == "l3"
     assert report.rows == len(report.confidence) == len(report.agrees) == sum(one.rows for one in report.answers) == 50
-    assert report.agreement >= max(tuned().agreement_l2, tuned().agreement_tuned) - 0.05
-    assert 1 <= tuned().epochs <= 4
+    about = tuned().student.about.trained
+    assert report.agreement >= max(float(about["agreement_l2"]), float(about["agreement_tuned"])) - 0.05
+    assert 1 <= float(about["epochs"]) <= 4
 
 
 def test_too_few_rows_are_refused() -> None:

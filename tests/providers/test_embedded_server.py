@@ -204,3 +204,15 @@ def test_what_cannot_be_served_is_said(tmp_path: Path) -> None:
         in_use = run("--port", str(taken.getsockname()[1]))
     assert in_use.returncode == 1
     assert "free --port" in in_use.stderr
+
+
+def test_a_model_file_is_served_under_the_name_that_routes_have() -> None:
+    weights = embedded_server.find_model("smollm2-135m")
+    process, ready = start("--model", str(weights), "--alias", "intents-4")
+    try:
+        answer = json.loads(post(f"{ready['url']}/chat/completions", CHAT))
+    finally:
+        process.kill()
+        process.communicate()
+    assert answer["model"] == "intents-4"
+    assert answer["choices"][0]["message"]["content"].strip()

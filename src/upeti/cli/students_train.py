@@ -17,7 +17,7 @@ from upeti.core.errors import ConfigError
 
 __all__ = ["students_app"]
 
-_LEVELS = ("auto", "l1", "l2")
+_LEVELS = ("auto", "l1", "l2", "l3")
 
 
 @students_app.command("train")
@@ -27,7 +27,10 @@ def train_command(
     why: Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")],
     level: Annotated[
         str,
-        typer.Option(help="l1: n-grams, fastest. l2: with a packaged encoder. auto: the one that could answer more."),
+        typer.Option(
+            help="l1: n-grams, fastest. l2: with a packaged encoder. l3: that encoder tuned, which takes minutes and PyTorch. "
+            "auto: l1 or l2, the one that could answer more."
+        ),
     ] = "auto",
     dataset: Annotated[
         str,

@@ -200,7 +200,8 @@ def _with_absolute_paths(config: Config, base: Path) -> Config:
         return f"file:{absolute(secret[5:])}" if secret and secret.startswith("file:") else secret
 
     def channel(item: Channel) -> Channel:
-        return msgspec.structs.replace(item, ca_file=absolute(item.ca_file), api_key=place(item.api_key))
+        files = {"ca_file": absolute(item.ca_file), "model_file": absolute(item.model_file)}
+        return msgspec.structs.replace(item, **files, api_key=place(item.api_key))
 
     def key(item: Key) -> Key:
         return msgspec.structs.replace(item, secret=place(item.secret))

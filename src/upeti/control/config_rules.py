@@ -125,6 +125,7 @@ def _files(config: Config) -> Iterator[Problem]:
         ("conduct.thresholds_file", config.conduct.thresholds_file),
         *((f"money.price_files[{place}]", file) for place, file in enumerate(config.money.price_files)),
         *((f"channel[{place}].ca_file", channel.ca_file) for place, channel in enumerate(config.channel)),
+        *((f"channel[{place}].model_file", channel.model_file) for place, channel in enumerate(config.channel)),
         *((f"rights.terms_files[{place}]", file) for place, file in enumerate(config.rights.terms_files)),
         *((f"contract[{place}].order_form", contract.order_form) for place, contract in enumerate(config.contract)),
     ]
@@ -160,6 +161,14 @@ def _channel(place: int, channel: Channel) -> Iterator[Problem]:
     elif channel.kind == "azure":
         cure = 'add base_url = "https://NAME.openai.azure.com"'
         yield Problem(here, f"{name} has no `base_url`", cure)
+    if channel.model_file and (channel.kind != "embedded" or channel.base_url):
+        what = f"{name}: `model_file` is for channels of kind `embedded` that have no `base_url`"
+        yield Problem(f"{here}.model_file", what, "leave it out, or change the kind")
+    elif channel.model_file and not channel.model_file.endswith(".gguf"):
+        what = f"{name}: {channel.model_file} is no .gguf file"
+        yield Problem(
+            f"{here}.model_file", what, "name the .gguf file that `train_generative` has written, or another one"
+        )
     if channel.kind == "anthropic" and channel.api_key is None:
         yield Problem(here, f"{name} has no `api_key`", 'add api_key = "env:ANTHROPIC_API_KEY"')
     if channel.kind == "azure":

@@ -210,7 +210,9 @@ class Supervisor:
         port = self.placement.embedded[channel.name]
         command = ["upeti.providers.embedded_server", "--port", str(port)]
         model = _model_of(self._config, channel.name)
-        if model:
+        if channel.model_file:
+            command += ["--model", channel.model_file, "--alias", model or channel.name]
+        elif model:
             command += ["--model", model]
         return _Child(f"provider {channel.name}", lambda _: command)
 

@@ -203,6 +203,13 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "Empty: OpenAI's or Anthropic's own; Azure needs one; `embedded` and `student` have one by themselves."
         ),
     ] = ""
+    model_file: Annotated[
+        str,
+        Meta(
+            description="`embedded`: the `.gguf` file that it serves, such as one [of your own](own-models-larger.md); a path "
+            "relative to this file. Empty: the packaged model."
+        ),
+    ] = ""
     api_key: Secret | None = None
     prices: Annotated[
         str,

@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from upeti.learning.answers import UNREADABLE, AnswerForm, Values
 from upeti.learning.examples import Example
 from upeti.learning.linear import Floats, Ints, Trust, decide, fit_trust, joint, softmax
-from upeti.learning.student import ENCODER_FILE, Embed, Student, save, with_encoder
+from upeti.learning.student import ENCODER_FILE, Embed, Student, with_encoder
 from upeti.learning.torch_extra import half_precision, need_torch
 from upeti.learning.train import ROWS_MIN, OfAnswer, Progress, Report, Trained, TrainingError, train
 from upeti.providers import minilm
@@ -57,16 +57,6 @@ class EncoderOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
 
 
-class TrainedEncoder(msgspec.Struct, frozen=True):
-    """A student of level 3 that is not kept yet, its report, and what its parts did alone on the rows held out."""
-
-    trained: Trained
-    encoder: bytes  # ONNX
-    agreement_l2: float
-    agreement_tuned: float
-    epochs: int
-
-
 class _Tuned(NamedTuple):
     """An encoder as it was after ``epochs``, with its head, and what it says of the rows held out."""
 
@@ -86,7 +76,7 @@ def train_encoder(
     template: str = "",
     embed: Embed | None = None,
     progress: Progress = lambda done, total, what: None,
-) -> TrainedEncoder:
+) -> Trained:
     """Train on ``examples`` (of the training side only). ``embed``: MiniLM's vectors, if they are had already.
 
     Raises ``ConfigError`` where PyTorch is missing, ``TrainingError`` where there are too few rows.
@@ -127,23 +117,23 @@ def train_encoder(
         model = _onnx(tuned.encoder, texts[:64], options.tokens_max)
     both = l2 * np.float32(weights[0]) + alone * np.float32(weights[1])
     trusts = [fit_trust(softmax(both[:, s]), numbers[rows, f]) for f, s in enumerate(_slices(base.about.labels))]
-    student = _student(base, tuned, weights, trusts, model, embed, template, options, seed, len(known), longest)
+    about: dict[str, str | int | float] = {
+        "rows": len(known),
+        "seed": seed,
+        "epochs": longest,
+        "learning_rate": options.learning_rate,
+        "weight_l2": weights[0],
+        "weight_tuned": weights[1],
+        # Alone, on the rows held out.
+        "agreement_l2": round(float(_agree(l2, numbers[rows], base.about.labels).mean()), 4),
+        "agreement_tuned": round(float(_agree(alone, numbers[rows], base.about.labels).mean()), 4),
+    }
+    student = _student(base, tuned, weights, trusts, with_encoder(embed, model), template, about)
     report = _report(
         student, both, trusts, numbers[rows], [known[row].values for row in rows], len(examples) - len(known)
     )
-    return TrainedEncoder(
-        Trained(student, report),
-        model,
-        float(_agree(l2, numbers[rows], base.about.labels).mean()),
-        float(_agree(alone, numbers[rows], base.about.labels).mean()),
-        longest,
-    )
-
-
-def keep_encoder(found: TrainedEncoder, folder: Path, more: dict[str, bytes] | None = None) -> str:
-    """Write the student's folder with its report, and return its digest. Raises ``StudentError``."""
-    report = msgspec.json.encode(found.trained.report) + b"\n"
-    return save(found.trained.student, folder, {"report.json": report, ENCODER_FILE: found.encoder, **(more or {})})
+    steps.end()
+    return Trained(student, report, {ENCODER_FILE: model})
 
 
 class _Steps:
@@ -155,6 +145,9 @@ class _Steps:
     def next(self, what: str) -> None:
         self._progress(self.done, self.total, what)
         self.done = min(self.done + 1, self.total)
+
+    def end(self) -> None:
+        self._progress(self.total, self.total, "done")
 
 
 # -- tuning
@@ -344,13 +337,9 @@ def _student(
     tuned: _Tuned,
     weights: tuple[float, float],
     trusts: list[Trust],
-    model: bytes,
     embed: Embed,
     template: str,
-    options: EncoderOptions,
-    seed: int,
-    rows: int,
-    epochs: int,
+    trained: dict[str, str | int | float],
 ) -> Student:
     of_l2, of_tuned = np.float32(weights[0]), np.float32(weights[1])
     middles, frequencies = base.arrays["middles"], base.arrays["frequencies"]
@@ -366,21 +355,9 @@ def _student(
         "label_trust": np.concatenate([trust.label_trust for trust in trusts]),
         "trust": np.vstack([trust.weights for trust in trusts]),
     }
-    about = msgspec.structs.replace(
-        base.about,
-        level="l3",
-        template=template,
-        trained={
-            "rows": rows,
-            "seed": seed,
-            "epochs": epochs,
-            "learning_rate": options.learning_rate,
-            "weight_l2": weights[0],
-            "weight_tuned": weights[1],
-        },
-    )
+    about = msgspec.structs.replace(base.about, level="l3", template=template, trained=trained)
     arrays = {name: np.ascontiguousarray(array, array.dtype) for name, array in arrays.items()}
-    return Student(about, arrays, with_encoder(embed, model))
+    return Student(about, arrays, embed)
 
 
 def _report(

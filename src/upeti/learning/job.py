@@ -12,8 +12,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -23,7 +24,7 @@ from upeti.learning.template import Template, text_in
 
 Progress = Callable[[int, int, str], object]
 Spans = tuple[tuple[int, int], ...]
-Wanted = Literal["auto", "l1", "l2"]
+Wanted = Literal["auto", "l1", "l2", "l3"]
 
 WANTED: Final[tuple[Wanted, ...]] = get_args(Wanted)
 # Calls that Upeti makes about tasks are asked on purpose: no fair sample of what people ask.
@@ -218,17 +219,12 @@ def _train(job: Train, progress: Progress) -> Made:
         def told(done: int, total: int, what: str, number: int = number, level: str = level) -> None:
             progress(number * total + done, len(names) * total, f"{level}: {what}")
 
+        about: Any = {"seed": job.seed, "template": source.template.digest, "progress": told}
         try:
-            tried.append(
-                train(
-                    training,
-                    source.form,
-                    level=level,  # type: ignore[arg-type]
-                    seed=job.seed,
-                    template=source.template.digest,
-                    progress=told,
-                )
-            )
+            if level == "l3":
+                tried.append(import_module("upeti.learning.encoder").train_encoder(training, source.form, **about))
+            else:
+                tried.append(train(training, source.form, level=level, **about))  # type: ignore[arg-type]
         except (UpetiError, ModuleNotFoundError):
             if not tried:
                 raise  # the encoder's packages are missing: auto takes what there is

@@ -16,7 +16,9 @@ def need_torch(*more: str) -> Any:
             raise ConfigError(
                 f"{name} is not installed: `make setup-torch` in a clone, or `pip install 'upeti[learning-torch]'`"
             )
-    import_module("transformers.utils.logging").disable_progress_bar()  # the caller has its own
+    logs = import_module("transformers.utils.logging")
+    logs.disable_progress_bar()  # the caller has its own
+    logs.set_verbosity_error()
     return import_module("torch")
 
 

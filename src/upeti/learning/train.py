@@ -90,6 +90,7 @@ class Trained(msgspec.Struct, frozen=True):
 
     student: Student
     report: Report
+    files: dict[str, bytes] = {}  # that belong to the student: of level l3 its encoder
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -319,4 +320,4 @@ def _by_answer(taught: list[Values], said: list[Values]) -> tuple[OfAnswer, ...]
 def keep(trained: Trained, folder: Path, more: dict[str, bytes] | None = None) -> str:
     """Write the student's folder with its report, and return its digest. Raises ``StudentError``."""
     report = msgspec.json.encode(trained.report) + b"\n"
-    return save(trained.student, folder, {"report.json": report, **(more or {})})
+    return save(trained.student, folder, {"report.json": report, **trained.files, **(more or {})})

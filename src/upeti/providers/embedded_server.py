@@ -51,6 +51,7 @@ class Options:
     port: int
     host: str = "127.0.0.1"
     model: str = MODEL_DEFAULT
+    alias: str = ""  # what answers call it; "": the model's own name, a file's without its ending
     threads: int = 1
     parallel: int = 2
     context_tokens: int = 4096
@@ -107,7 +108,7 @@ def load(options: Options) -> Any:
     check_port(options.host, options.port)
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(weights)
-    parameters.model_alias = {Path(options.model).stem if weights == Path(options.model) else options.model}
+    parameters.model_alias = {options.alias or (weights.stem if weights == Path(options.model) else options.model)}
     parameters.hostnames = [options.host]
     parameters.port = options.port
     parameters.n_parallel = options.parallel
@@ -165,6 +166,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", default=MODEL_DEFAULT, help=f"{', '.join(PACKAGED_MODELS)} or a .gguf file")
+    parser.add_argument("--alias", default="", help="what answers call it")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parallel", type=int, default=2, help="answers generated at the same time")
     parser.add_argument("--context", type=int, default=4096, help="tokens of context of each of them")
@@ -173,6 +175,7 @@ def parse_arguments(arguments: Sequence[str]) -> Options:
         host=found.host,
         port=found.port,
         model=found.model,
+        alias=found.alias,
         threads=found.threads,
         parallel=found.parallel,
         context_tokens=found.context,
