@@ -118,6 +118,7 @@ async def test_a_deferral_goes_on_to_the_teacher_and_costs_nothing(
     books = served.books()
     assert Counter(ended(books))["own", "deferred", "posted", 0] == 7
     assert [one.status for one in books.settled if one.ended == "deferred"] == [422] * 7
+    assert all(one.meters == {"input": 0, "output": 0} for one in books.settled if one.ended == "deferred")
     used = sum(sum(one.meters.values()) for one in books.settled if one.meters)
     assert purses["tokens"].posted == used * PICO_PER_UNIT
 

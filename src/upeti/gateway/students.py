@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from upeti.core.errors import UpstreamFailed
+from upeti.core.meters import INPUT, OUTPUT
 from upeti.gateway.call import Call
 from upeti.gateway.failure import Failure
 from upeti.gateway.faults import MILLION, chosen
@@ -24,6 +25,7 @@ from upeti.gateway.live import Lane
 from upeti.gateway.upstream import UpstreamConnection
 from upeti.wire.deferral import STATUS, Reason
 
+_NOTHING: Final = {INPUT: 0, OUTPUT: 0}  # a bill names attempts whose tokens nobody knows; of a deferral it is known
 _REASONS: Final = {reason.value.encode(): reason for reason in Reason}
 
 
@@ -67,7 +69,7 @@ def not_answered(call: Call, lane: Lane, attempt: Attempt, reply: UpstreamConnec
     if reply.status == STATUS and said is not None:
         reason = _REASONS.get(said, Reason.OTHER)
         channel.breaker.succeeded()
-        attempt.settle(Ended.DEFERRED, None, reply, sent_s)
+        attempt.settle(Ended.DEFERRED, _NOTHING, reply, sent_s)
         call.gateway.metrics.deferred(channel.name, reason)
         return Failure(deferred=reason)
     channel.breaker.failed(call.gateway.loop.time())
