@@ -33,7 +33,16 @@ from upeti.core.errors import ConfigError
 from upeti.core.events import ActDone
 from upeti.journal.acts import read_acts
 from upeti.learning.calibration import decode
-from upeti.learning.certificate import PAYLOAD_TYPE, Certificate, Facts, NotCertified, Stability, issue, payload
+from upeti.learning.certificate import (
+    LAPSES_AFTER_DAYS,
+    PAYLOAD_TYPE,
+    Certificate,
+    Facts,
+    NotCertified,
+    Stability,
+    issue,
+    payload,
+)
 from upeti.learning.job import Measure, Measured, Progress, Spans
 from upeti.learning.target import Kind, Target
 from upeti.learning.tasks import Task
@@ -42,7 +51,6 @@ from upeti.learning.threshold import answer_path, class_limits
 from upeti.rights.stage import ALARM, Stage, answers
 
 FOLDER: Final = "certificates"  # in the data directory
-LAPSES_AFTER_DAYS: Final = 7
 _MODELS: Final = "models."
 _SLACK_NS: Final = 2 * 10**9  # a pair's time is known to the second; workers follow a stage within one
 _FOR_EVER_NS: Final = 2**63 - 1

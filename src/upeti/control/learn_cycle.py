@@ -23,7 +23,7 @@ from upeti.control.training import Wanted, pairs_of, task_of
 from upeti.core.errors import ConfigError, UpetiError
 from upeti.journal.bodies import Bodies
 from upeti.learning.bounds import rows_to_start, spent
-from upeti.learning.certificate import NotCertified
+from upeti.learning.certificate import LAPSES_AFTER_DAYS, NotCertified
 from upeti.learning.job import JobError, Progress
 from upeti.learning.tasks import Task
 from upeti.learning.template import LEAST
@@ -60,7 +60,7 @@ def run(
     why: str,
     capturing: bool = True,
     again_after_hours: float = AGAIN_AFTER_HOURS,
-    lapses_after_days: int = certifying.LAPSES_AFTER_DAYS,
+    lapses_after_days: int = LAPSES_AFTER_DAYS,
     ray: str = "",
     progress: Progress = lambda done, total, what: None,
 ) -> Ran:

@@ -28,7 +28,7 @@ from upeti.rights.envelope import unseal
 
 SCHEMA: Final = "upeti.certificate/1"
 PAYLOAD_TYPE: Final = "application/vnd.upeti.certificate+json"
-LAPSES_AFTER_DAYS: Final = 30
+LAPSES_AFTER_DAYS: Final = 7  # without an audit; `[learning] lapse_days` says otherwise
 
 _CLOSE: Final = 1e-9  # floating-point functions of two machines may differ in the last digits; counts may not
 
