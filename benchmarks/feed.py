@@ -122,7 +122,11 @@ def speed(shared: Path, *, quick: bool) -> list[Figure]:
         os.sched_setaffinity(0, {machine.OTHER_CORE})
         try:
             with served(directory) as (address, pid, start_s):
-                figures = [figure("cold start at 100,000 events", "s", start_s, at_most=10)]
+                cpu_s = machine.cpu_us(pid) / 1e6
+                figures = [
+                    figure("cold start at 100,000 events", "s", start_s, at_most=10),
+                    figure("… of CPU", "s", cpu_s, at_most=10),
+                ]
                 figures += _feeds(address, pid, users, seconds)
                 figures += _events(address, pid, seconds)
                 figures.append(figure("memory after all of it", "MB", machine.rss_kb(pid) / 1024, at_most=600))

@@ -22,7 +22,7 @@ from upeti.feed.features import COLUMNS, FEATURES, NAMES, columns_of
 Matrix = NDArray[np.float32]
 
 ALL: Final = frozenset(GROUPS)
-ROUNDS: Final = 80
+ROUNDS: Final = 40
 PARAMETERS: Final[dict[str, Any]] = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 15,
