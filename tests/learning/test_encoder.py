@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from support.job_side import lines, rows, train_job
 from support.learning_side import CARD, banking
 from support.torch_side import demand_torch
 from upeti.core.errors import ConfigError
 from upeti.learning.encoder import EncoderOptions, train_encoder
+from upeti.learning.job import run
 from upeti.learning.student import ENCODER_FILE, Student, StudentError, load
 from upeti.learning.train import Trained, TrainingError, keep, train
 
@@ -87,9 +89,18 @@ def test_the_report_is_about_the_rows_held_out() -> None:
     report = tuned().report
     assert report.level == "l3"
     assert report.rows == len(report.confidence) == len(report.agrees) == sum(one.rows for one in report.answers) == 50
+    assert len(report.curve) > 1
     about = tuned().student.about.trained
     assert report.agreement >= max(float(about["agreement_l2"]), float(about["agreement_tuned"])) - 0.05
     assert 1 <= float(about["epochs"]) <= 4
+
+
+@pytest.mark.slow
+def test_a_job_trains_it_with_card_and_plots() -> None:
+    demand_torch()
+    made = run(train_job(lines(rows()), level="l3"))
+    assert made.level == "l3"
+    assert {ENCODER_FILE, "card.md", "learning-curve.svg"} <= set(made.files)
 
 
 def test_too_few_rows_are_refused() -> None:

@@ -95,7 +95,8 @@ def train_encoder(
     texts = [row.text for row in known]
     with threadpool_limits(options.threads):
         steps.next("the student of level 2")
-        base = train(known, form, level="l2", seed=seed, template=template, embed=embed).student
+        of_all = train(known, form, level="l2", seed=seed, template=template, embed=embed)
+        base = of_all.student
         numbers = _numbers(base, [row.values for row in known])
         fold = np.random.default_rng(seed).permutation(len(known)) % FOLDS
         held, of_l2, of_tuned, epochs = [], [], [], []
@@ -129,9 +130,8 @@ def train_encoder(
         "agreement_tuned": round(float(_agree(alone, numbers[rows], base.about.labels).mean()), 4),
     }
     student = _student(base, tuned, weights, trusts, with_encoder(embed, model), template, about)
-    report = _report(
-        student, both, trusts, numbers[rows], [known[row].values for row in rows], len(examples) - len(known)
-    )
+    taught = [known[row].values for row in rows]
+    report = _report(student, both, trusts, numbers[rows], taught, len(examples) - len(known), of_all.report.curve)
     steps.end()
     return Trained(student, report, {ENCODER_FILE: model})
 
@@ -361,9 +361,18 @@ def _student(
 
 
 def _report(
-    student: Student, scores: Floats, trusts: list[Trust], numbers: Ints, taught: list[Values], left_out: int
+    student: Student,
+    scores: Floats,
+    trusts: list[Trust],
+    numbers: Ints,
+    taught: list[Values],
+    left_out: int,
+    curve: tuple[tuple[int, float], ...],
 ) -> Report:
-    """Return what the rows held out say. They have chosen the epochs and the weights: a certificate has the last word."""
+    """Return what the rows held out say. They have chosen the epochs and the weights: a certificate has the last word.
+
+    ``curve`` is level 2's: whether more rows would help is not asked of the encoder, which would be tuned for each point.
+    """
     said, sure = [], []
     for where, trust in zip(_slices(student.about.labels), trusts, strict=True):
         chosen, confidence = decide(softmax(scores[:, where]), trust)
@@ -381,7 +390,7 @@ def _report(
         confidence=tuple(joint(sure).tolist()),
         agrees=tuple(agrees),
         answers=tuple(OfAnswer(one, count, recalled[one], times_said[one]) for one, count in counts.most_common()),
-        curve=((len(numbers), float(np.mean(agrees))),),
+        curve=curve,
     )
 
 
