@@ -10,32 +10,12 @@ import pytest
 
 from support.capture_side import TERMS
 from support.job_side import rows
-from support.learn_side import BY, LearnSide
+from support.learn_side import BY, CONFIG, LearnSide
 from upeti.control import learn_runs
 from upeti.control.learn_watch import LearnWatch
 from upeti.control.tables_learning import schedules
 from upeti.core.config_learning import Learning
 from upeti.gateway.log import Log
-
-CONFIG = """\
-data_dir = "data"
-[rights]
-terms_files = ["terms.toml"]
-[[channel]]
-name = "own"
-kind = "student"
-[[channel]]
-name = "sim"
-kind = "openai_compatible"
-base_url = "http://127.0.0.1:9/v1"
-[[contract]]
-channel = "sim"
-contract = "sim-terms"
-from = 2026-01-01
-[[route]]
-name = "*"
-candidate = [{ channel = "own", model = "intents" }, { channel = "sim" }]
-"""
 
 
 async def test_what_is_due_is_run_in_a_process_of_its_own(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

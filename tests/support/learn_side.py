@@ -20,6 +20,26 @@ DENIED = TERMS.replace(
     'allow = ["store", "classify_internal"]', 'allow = ["store", "evaluate"]\ndeny = ["classify_internal"]'
 ).replace("You may keep what you get, and sort with it.", "You must not train on what we answer.")
 
+CONFIG = """\
+data_dir = "data"
+[rights]
+terms_files = ["terms.toml"]
+[[channel]]
+name = "own"
+kind = "student"
+[[channel]]
+name = "sim"
+kind = "openai_compatible"
+base_url = "http://127.0.0.1:9/v1"
+[[contract]]
+channel = "sim"
+contract = "sim-terms"
+from = 2026-01-01
+[[route]]
+name = "*"
+candidate = [{ channel = "own", model = "intents" }, { channel = "sim" }]
+"""
+
 
 def terms(folder: Path, text: str = TERMS) -> Terms:
     path = folder / "terms.toml"
