@@ -77,9 +77,9 @@ def test_the_tutorial_runs_an_app_changes_nothing_and_an_own_model_answers_where
         assert not own(app.ask(TAUGHT[0][0], system=f"{SYSTEM} In capitals.")), "another prompt is another task"
 
         until(lambda: answered(app) - before == sum(by_student), seconds=20, what="the bill")
-        bill, students = run("see")
+        bill, saved = run("see")
         assert "own" in bill
-        assert "live" in students
+        assert "intents" in saved
         acts = json.loads(app.upeti("journal", "acts", "--kind", "learning", "--json"))
         assert [(one["kind"], one["actor"]) for one in acts] == [("learning.ran", "head of support")]
         assert "runs every 7d, and after" in run("go on")[0]
