@@ -62,7 +62,7 @@ def test_ctrl_c_ends_it_at_once_and_leaves_no_student(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors, errors
     assert not Path(f"/proc/{job}").exists()
     assert students.all_students(side.store) == []
 

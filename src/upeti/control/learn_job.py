@@ -24,6 +24,7 @@ from upeti.learning.job import Failed, Job, JobError, Made, Measure, Measured, P
 _NICENESS: Final = 10  # below the workers, which share the machine
 _LENGTH: Final = 4  # bytes before each frame
 _END_S: Final = 5.0
+_STOPPED: Final = 143
 LOCAL: Final = "local"
 THREADS: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -140,14 +141,18 @@ def remote(data: bytes) -> bytes:
 
 
 def main() -> int:
-    from upeti.learning.job import run
-
     parser = argparse.ArgumentParser(prog="upeti-learn-job", description="A job of own models; started by a command.")
     parser.add_argument("--ray", default="", help="address of a cluster that does it")
     arguments = parser.parse_args()
     os.umask(0o077)
     os.nice(_NICENESS)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # temporary folders go with it
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        raise SystemExit(_STOPPED)  # temporary folders go with it
+
+    signal.signal(signal.SIGTERM, stop)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
 
@@ -159,8 +164,15 @@ def main() -> int:
     def step(done: int, total: int, what: str) -> None:
         say(Step(done, total, what))
 
-    job = _job_of(sys.stdin.buffer.read())
-    say(_by_ray(job, arguments.ray, step) if arguments.ray else run(job, step))
+    try:
+        from upeti.learning.job import run
+
+        job = _job_of(sys.stdin.buffer.read())
+        say(_by_ray(job, arguments.ray, step) if arguments.ray else run(job, step))
+    except Exception:
+        if stopped:  # a library made another error of it; nobody reads on
+            return _STOPPED
+        raise
     return 0
 
 
