@@ -63,7 +63,7 @@ def test_ctrl_c_ends_it_at_once_and_leaves_no_student(tmp_path: Path) -> None:
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in errors, errors
-    assert not Path(f"/proc/{job}").exists()
+    until(lambda: not Path(f"/proc/{job}").exists(), seconds=20, what="the job's end")
     assert students.all_students(side.store) == []
 
 

@@ -167,7 +167,10 @@ def main() -> int:
     try:
         from upeti.learning.job import run
 
-        job = _job_of(sys.stdin.buffer.read())
+        data = sys.stdin.buffer.read()
+        if not data:  # whoever started us was told to stop before there was a job
+            return _STOPPED
+        job = _job_of(data)
         say(_by_ray(job, arguments.ray, step) if arguments.ray else run(job, step))
     except Exception:
         if stopped:  # a library made another error of it; nobody reads on
