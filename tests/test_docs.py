@@ -421,7 +421,8 @@ def test_the_second_act_of_the_demo_runs(tmp_path: Path) -> None:
         "instead of",
     ):
         assert seen in ran.stdout, ran.stdout
-    assert "the data set's own labels stand in for the teacher" in ran.stdout
+    drifted, early = "the data set's own labels stand in for the teacher", "rang before anything had changed"
+    assert (drifted in ran.stdout) != (early in ran.stdout), "a false alarm is rare, and is said"
     assert ended(tmp_path / "demo")
     assert "http" not in picture.read_text().replace("http://www.w3.org/2000/svg", "").replace(
         "https://www.textualize.io", ""

@@ -160,7 +160,12 @@ class _Act:
             raise SystemExit(
                 f"`upeti {command[0]} {command[1]}` ended with {error.returncode}: {error.stderr}"
             ) from None
-        self._console.print(Text(said.rstrip()), soft_wrap=True)
+        for line in said.rstrip().splitlines():
+            row = self._console.is_terminal and any(edge in line for edge in "┃│╇┼")
+            # A row of a table that is wider than the terminal is cut, so that the table stays one.
+            self._console.print(
+                Text(line), no_wrap=row, overflow="crop" if row else "fold", soft_wrap=not self._console.is_terminal
+            )
         return said
 
     def _wait_kept(self, stream: Stream, text: str) -> None:

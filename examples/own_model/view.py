@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,8 @@ from rich.text import Text
 
 LINE_EVERY_S = 3.0
 LOOK_EVERY_S = 0.7
-BARS, ROWS = 90, 3  # of the picture of the whole stream
+WIDTH = 104
+ROWS = 3  # of the picture of the whole stream
 EIGHTHS = "▁▂▃▄▅▆▇█"
 
 
@@ -48,10 +50,12 @@ class Audits(NamedTuple):
 
 
 def audits_of(answer: Mapping[str, Any], before: Audits) -> Audits:
-    """Read a student as the control API gives it; after an alarm its certificate is over and its figures stay."""
+    """Read a student as the control API gives it; after an alarm its certificate is over, and the reason has its last figures."""
     certificate = answer["certificate"]
     if certificate is None:
-        return before._replace(stage=answer["stage"])
+        last_word = re.search(r"(\d+) of (\d+) audited answers broke", answer["stage_why"])
+        errors, audited = map(int, last_word.groups()) if last_word else (before.errors, before.audited)
+        return before._replace(stage=answer["stage"], errors=errors, audited=audited)
     found = certificate["audits"]
     (risk,) = found["risks"]
     return Audits(answer["stage"], risk["audits"], risk["errors"], found["evidence"], found["alarm_at"])
@@ -69,7 +73,7 @@ class View:
         self._said = ""
         self.act = "Starting"
         self.audits = Audits()
-        self._live = Live(get_renderable=self.rendered, console=console, refresh_per_second=4, transient=True)
+        self._live = self._new_live()
         self._is_live = console.is_terminal and "NO_COLOR" not in os.environ
 
     def __enter__(self) -> View:
@@ -99,7 +103,11 @@ class View:
             self._live.stop()
         yield
         if self._is_live:
+            self._live = self._new_live()  # one that is started again goes up over what was printed in between
             self._live.start()
+
+    def _new_live(self) -> Live:
+        return Live(get_renderable=self.rendered, console=self._console, refresh_per_second=4, transient=True)
 
     def look(self) -> Audits:
         """Ask the control API now."""
@@ -128,30 +136,34 @@ class View:
         """Return what there is to see, in a line."""
         counts, audits = self._counts(), self.audits
         return (
-            f"{counts.calls:,} calls | own {share(counts):.0%} of the last {len(last(counts))} | GPT-4 agrees: "
-            f"{audits.agreed} audited | evidence {audits.shown} | {usd(spent(counts, audits))} instead of "
+            f"{counts.calls:,} calls | own {share(counts):.0%} of the last {len(last(counts))} | GPT-4 agrees, audited: "
+            f"{audits.agreed} | evidence: {audits.shown} | {usd(spent(counts, audits))} instead of "
             f"{usd(counts.all_paid)} | {audits.stage}"
         )
 
     def rendered(self) -> Panel:
         """Return what there is to see."""
         counts, audits = self._counts(), self.audits
+        stage = {"live": "bold green", "rolled_back": "bold red"}.get(audits.stage, "bold yellow")
+        alarm = "bold red" if audits.rang else ""
+        rows = (
+            ("the own model", Text(audits.stage, stage), ""),
+            ("calls", f"{counts.calls:,}", f"{counts.own:,} of them answered by the own model"),
+            (f"owned, of the last {len(last(counts))}", bar(share(counts), "green"), "GPT-4 answers the rest"),
+            ("GPT-4 agrees", audits.agreed, "audited: a random share of its answers"),
+            ("evidence against it", Text(audits.shown, alarm), f"{audits.alarm_at:.0f} rings the alarm"),
+            ("spent", usd(spent(counts, audits)), "audits too; a call of the own model is 0"),
+            ("instead of", usd(counts.all_paid), "every call at the mean of GPT-4's"),
+        )
         table = Table.grid(padding=(0, 2))
-        table.add_column(style="dim", no_wrap=True)
+        table.add_column(style="dim", no_wrap=True, min_width=22)
         table.add_column(min_width=25, no_wrap=True)
         table.add_column(style="dim", no_wrap=True)
-        stage = {"live": "bold green", "rolled_back": "bold red"}.get(audits.stage, "bold yellow")
-        table.add_row("the own model", Text(audits.stage, stage))
-        table.add_row("calls", f"{counts.calls:,}", f"{counts.own:,} of them answered by the own model")
-        table.add_row(f"owned, of the last {len(last(counts))}", bar(share(counts), "green"), "GPT-4 answers the rest")
-        table.add_row("GPT-4 agrees", audits.agreed, "audited: a random share of its answers")
-        alarm = "bold red" if audits.rang else ""
-        table.add_row("evidence against it", Text(audits.shown, alarm), f"{audits.alarm_at:.0f} rings the alarm")
-        table.add_row("spent", usd(spent(counts, audits)), "audits too; a call of the own model is 0")
-        table.add_row("instead of", usd(counts.all_paid), "every call at the mean of GPT-4's")
+        for row in rows:
+            table.add_row(*row[: 3 if self._console.width >= WIDTH else 2])
         caption = Text("share owned, from the first call to the last", "dim")
-        parts = Group(table, Text(), strip(counts), caption)
-        return Panel(parts, title=self.act, title_align="left", border_style="cyan", padding=(0, 1), width=104)
+        parts = Group(table, Text(), strip(counts, min(WIDTH, self._console.width) - 14), caption)
+        return Panel(parts, title=self.act, title_align="left", border_style="cyan", padding=(0, 1), width=WIDTH)
 
 
 def spent(counts: Counts, audits: Audits) -> Decimal:
@@ -176,9 +188,9 @@ def bar(part: float, style: str) -> Text:
     return Text.assemble(("█" * filled, style), ("░" * (18 - filled), "dim"), f" {part:.0%}")
 
 
-def strip(counts: Counts) -> Text:
+def strip(counts: Counts, bars: int) -> Text:
     """Return the whole stream as bars: each is an equal number of calls, its height the share owned."""
-    each = max(10, -(-len(counts.recent) // BARS))
+    each = max(10, -(-len(counts.recent) // bars))
     parts = [counts.recent[begin : begin + each] for begin in range(0, len(counts.recent), each)]
     heights = [round(sum(part) / len(part) * ROWS * len(EIGHTHS)) for part in parts]
     lines = []
