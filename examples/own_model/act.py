@@ -23,7 +23,7 @@ from openai import AuthenticationError
 from own_model.control import ask_control
 from own_model.messages import HERE, WAIT_S, free_port, run, start, wait_for, wait_ready
 from own_model.traffic import Messages, Stream, record
-from own_model.view import View
+from own_model.view import WIDTH, View
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.markup import escape
@@ -102,7 +102,7 @@ class _Act:
         bill = self._command("bill", "--by", "feature,channel,model")
         self._say(f"\n[dim]All of it stays in {os.path.relpath(self._directory)}.[/]")
         if self._picture is not None:
-            paint(self._picture, view.rendered(), "$ upeti bill --by feature,channel,model", bill)
+            paint(self._picture, view.rendered(WIDTH), "$ upeti bill --by feature,channel,model", bill)
 
     def _own(self, view: View, stream: Stream, messages: Messages) -> None:
         size, bank = self._size, iter(messages.bank)

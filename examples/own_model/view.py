@@ -141,8 +141,9 @@ class View:
             f"{usd(counts.all_paid)} | {audits.stage}"
         )
 
-    def rendered(self) -> Panel:
-        """Return what there is to see."""
+    def rendered(self, width: int = 0) -> Panel:
+        """Return what there is to see, in a width or that of the terminal."""
+        width = min(WIDTH, width or self._console.width)
         counts, audits = self._counts(), self.audits
         stage = {"live": "bold green", "rolled_back": "bold red"}.get(audits.stage, "bold yellow")
         alarm = "bold red" if audits.rang else ""
@@ -160,10 +161,10 @@ class View:
         table.add_column(min_width=25, no_wrap=True)
         table.add_column(style="dim", no_wrap=True)
         for row in rows:
-            table.add_row(*row[: 3 if self._console.width >= WIDTH else 2])
+            table.add_row(*row[: 3 if width == WIDTH else 2])
         caption = Text("share owned, from the first call to the last", "dim")
-        parts = Group(table, Text(), strip(counts, min(WIDTH, self._console.width) - 14), caption)
-        return Panel(parts, title=self.act, title_align="left", border_style="cyan", padding=(0, 1), width=WIDTH)
+        parts = Group(table, Text(), strip(counts, width - 14), caption)
+        return Panel(parts, title=self.act, title_align="left", border_style="cyan", padding=(0, 1), width=width)
 
 
 def spent(counts: Counts, audits: Audits) -> Decimal:
