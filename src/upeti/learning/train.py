@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -126,6 +127,7 @@ def train(
     labels, numbers = _numbered(form, [row.values for row in known])
     steps = ["n-grams", "vectors", *([f"field {name}" for name in _field_names(form, labels)]), "learning curve"]
     told = iter(range(len(steps)))
+    import_module("sklearn.linear_model")  # only what is loaded can be told to use one thread
     with threadpool_limits(1):  # as it is served; and sums in another order would be another student
         progress(next(told), len(steps), steps[0])
         if level == "l2" and embed is None:
