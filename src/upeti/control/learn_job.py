@@ -25,6 +25,7 @@ _NICENESS: Final = 10  # below the workers, which share the machine
 _LENGTH: Final = 4  # bytes before each frame
 _END_S: Final = 5.0
 _STOPPED: Final = 143
+_CLUSTER_S: Final = 60
 LOCAL: Final = "local"
 THREADS: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -114,10 +115,12 @@ def _by_ray(job: Job, address: str, progress: Progress) -> Result:
         return Failed("[learning] ray is set, and Ray is not installed: `pip install 'upeti[ray]'`")
     progress(0, 1, "on Ray")
     try:
+        signal.alarm(_CLUSTER_S)  # without a cluster Ray tries for many minutes, in code that nothing else interrupts
         if address == LOCAL:
             ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
         else:
             ray.init(address, log_to_driver=False)
+        signal.alarm(0)
         # By its module's name, under which the cluster finds it too: here it is `__main__`.
         remote = import_module("upeti.control.learn_job").remote
         task = ray.remote(remote).options(num_cpus=1, runtime_env={"env_vars": THREADS})
