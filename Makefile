@@ -29,10 +29,10 @@ setup-torch: setup ## Install PyTorch's CPU build too, for training students of 
 browser:
 	@tools/browser.sh
 
-demo: setup ## Start Upeti with a language model on this machine, use it, show the bill
+demo: setup ## Two acts: a language model on this machine and its bill; GPT-4's calls become a model of one's own
 	@$(BIN)/python examples/demo.py
 
-demo-stop: setup ## Stop the gateway that the demo left running
+demo-stop: setup ## Stop what the demo left running
 	@$(BIN)/python examples/demo.py --only-stop
 
 test: setup browser ## Run every test (under 10 minutes on 2 cores)
