@@ -35,6 +35,7 @@ WORDS = {"card_lost": "my card was stolen", "refund": "send my money back", "bal
 FORM = AnswerForm(kind="label", fields=(Field("label"),))
 HEAD = """
 [learning]
+answer_within_ms = 20000  # on a busy machine the student is not passed over
 {learning}
 
 [[contract]]
