@@ -36,7 +36,7 @@ demo-stop: setup ## Stop what the demo left running
 	@$(BIN)/python examples/demo.py --only-stop
 
 test: setup browser ## Run every test (under 10 minutes on 2 cores)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow" $(ARGS)
 
 test-full: setup browser ## The slower proofs too (after make setup-torch): long kill runs, conformance with OpenAI's own tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

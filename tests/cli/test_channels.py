@@ -94,7 +94,8 @@ def test_a_running_upeti_latches_in_all_workers_and_opens_by_itself(tmp_path: Pa
         status, body = upeti.call()
         assert (status, body["error"]["code"]) == (503, "channel_latched")
         (row,) = json.loads(upeti.command("channels", "list", "--json").stdout)
-        assert (row["state"], row["breaker_open"]) == ("latched", False)
+        assert row["state"] == "latched"
+        assert not row["breaker_open"]  # None until the workers have reported
         seen = _seen(tmp_path)
         until(lambda: [upeti.call()[0] for _ in range(10)] == [503] * 10, what="the latch in both workers")
         assert [line for line in _seen(tmp_path)[len(seen) :] if "gpt-one" not in line] == []

@@ -64,7 +64,7 @@ async def loaded(world: World, scene: Scene) -> AsyncIterator[Load]:
     gots = await running.end()
     dropped = [(got.ask.tag, got.status, got.cut, got.error_code) for got in gots if not got.answered]
     assert not dropped
-    assert len(gots) > 200
+    assert len(gots) > 100
 
 
 async def until_it_holds(url: str, ask: Ask, look: Callable[[Got], bool], seconds: float = TAKEN_S) -> list[Got]:

@@ -28,8 +28,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> FeedStore:
     return populated(tmp_path_factory.mktemp("refit"))
 
 
-def test_a_ranker_goes_live_through_the_gate_and_can_be_taken_back(store: FeedStore) -> None:
-    data_dir = store.directory.parent
+def test_a_ranker_goes_live_through_the_gate_and_can_be_taken_back(tmp_path: Path) -> None:
+    store, data_dir = populated(tmp_path), tmp_path
     first = refit(store, data_dir, T, now_ns=NOW_NS, embed=False)
     assert first.is_live, first.reasons
     assert first.ndcg > first.ndcg_popular
@@ -38,13 +38,13 @@ def test_a_ranker_goes_live_through_the_gate_and_can_be_taken_back(store: FeedSt
     assert second.ndcg == pytest.approx(second.ndcg_live)
     models = ModelStore(store.tenant_dir(T))
     assert models.current() == second.version
-    assert rollback(store, data_dir, T, actor="ana", reason="it looked odd", now_ns=NOW_NS) == first.version
+    assert rollback(store, data_dir, T, actor="head of content", reason="it looked odd", now_ns=NOW_NS) == first.version
     assert models.current() == first.version
     kinds = [one.kind for one in read_acts(data_dir)]
     assert kinds == ["feed.model_live", "feed.model_live", "feed.model_rolled_back"]
     for to in ("", "never"):
         with pytest.raises(UpetiError, match="no version"):
-            rollback(store, data_dir, T, actor="ana", reason="again", now_ns=NOW_NS, to=to)
+            rollback(store, data_dir, T, actor="head of content", reason="again", now_ns=NOW_NS, to=to)
 
 
 def test_a_worse_ranker_does_not_go_live(store: FeedStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_version_that_is_damaged_is_named(tmp_path: Path) -> None:
 def test_models_find_their_items_in_another_order(store: FeedStore) -> None:
     state, _ = load_state(store, T)
     models = ModelStore(store.tenant_dir(T))
-    version = models.versions()[0]
+    version = refit(store, store.directory.parent, T, now_ns=NOW_NS + 10 * 10**9, embed=False).version
     first, _, _ = models.load(version, state.catalogue)
     other, _ = load_state(store, "nobody")
     other.put_items(reversed(store.items(T)))
