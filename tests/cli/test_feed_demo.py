@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -101,10 +100,13 @@ def test_a_folder_without_the_data_is_named(tmp_path: Path, capsys: pytest.Captu
 def test_ctrl_c_ends_it_without_a_trace(slice_of_films: Path) -> None:
     program = [sys.executable, "-m", "upeti.cli.main", "feed", "demo", str(slice_of_films), "--days", str(DAYS)]
     process = subprocess.Popen(
-        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"TERM": "dumb"}
+        program,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TERM": "dumb", "PYTHONUNBUFFERED": "1"},
     )
     assert process.stdout is not None
-    time.sleep(3)
+    assert process.stdout.readline()  # it has begun
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 130
