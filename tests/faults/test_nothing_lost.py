@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import urllib.request
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -79,8 +80,18 @@ class Run:
                 self.samples += 1
             await asyncio.sleep(0.1)
 
+    def _has_keeper(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.world.control}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
     async def judge(self, *, project: bool = False) -> None:
         await quiet(self.world)
+        await self.world.until(
+            self._has_keeper, "a keeper"
+        )  # the last blow may have been its; who stops without closes later
         assert await self.world.stop() == 0
         verdict = Verdict(self.world, self.scene, self.gots)
         await verdict.reach()
