@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, values_of
+from upeti.cli.options import ByOption, ConfigOption, JsonOption, WhyOption, values_of
 from upeti.cli.state import open_state
 from upeti.core.errors import ConfigError
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 capture_app = typer.Typer(help="Kept questions and answers: consent, what is there, erasure.", no_args_is_help=True)
 
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name of a tenant.")]
 
 

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from upeti.cli.keeper_call import ask_keeper
-from upeti.cli.options import ConfigOption, JsonOption, values_of
+from upeti.cli.options import ByOption, ConfigOption, JsonOption, WhyOption, values_of
 from upeti.cli.places import channels_in
 from upeti.cli.state import open_state, state_of
 from upeti.core.errors import ConfigError
@@ -24,8 +24,6 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The channel's
 ModelOption = Annotated[
     str, typer.Option("--model", help="Only this model of the channel.", show_default="the channel")
 ]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 
 
 @channels_app.command("list")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption, values_of
+from upeti.cli.options import ByOption, ConfigOption, JsonOption, values_of
 from upeti.cli.state import open_state
 from upeti.core.config import Conduct
 from upeti.core.errors import ConfigError
@@ -24,7 +24,6 @@ conduct_app = typer.Typer(
 )
 
 CaseArgument = Annotated[str, typer.Argument(metavar="CASE", help="Number of a case, such as C-000007.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
 WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled, and the tenant can be told.")]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption
+from upeti.cli.options import AnswerableOption, ConfigOption, JsonOption
 from upeti.cli.state import opened_rights
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ dataset_app = typer.Typer(
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="NAME, or NAME@VERSION; without one the newest.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who answers for it: a person's name.")]
 _DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 _QUOTE_LETTERS = 160
 
@@ -36,7 +35,7 @@ def build_command(
     purpose: Annotated[
         str, typer.Option(help="What it is for, such as classify_internal; every row must be permitted for it.")
     ],
-    by: ByOption,
+    by: AnswerableOption,
     tenant: Annotated[str, typer.Option(help="Only this tenant's pairs.", show_default="all")] = "",
     task: Annotated[str, typer.Option(help="Only this task's.", show_default="all")] = "",
     feature: Annotated[str, typer.Option(help="Only this feature's.", show_default="all")] = "",
@@ -82,7 +81,9 @@ def build_command(
 
 
 @dataset_app.command("rebuild")
-def rebuild_command(name: NameArgument, by: ByOption, as_json: JsonOption = False, config: ConfigOption = None) -> None:
+def rebuild_command(
+    name: NameArgument, by: AnswerableOption, as_json: JsonOption = False, config: ConfigOption = None
+) -> None:
     """Build the next version of a data set as it was asked for: without what may no longer be in it."""
     from upeti.control.datasets import dataset, wanted_again
 

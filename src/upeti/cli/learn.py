@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption
+from upeti.cli.options import AnswerableOption, ConfigOption, JsonOption, WhyOption
 from upeti.cli.state import opened_rights
 from upeti.core.errors import ConfigError
 
@@ -19,15 +19,13 @@ learn_app = typer.Typer(
 )
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A declared task: `upeti tasks declare`.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who answers for it: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 _UNITS: Final = {"h": 3_600, "d": 86_400, "w": 604_800}
 
 
 @learn_app.command("run")
 def run_command(
     task: TaskArgument,
-    by: ByOption,
+    by: AnswerableOption,
     why: WhyOption,
     level: Annotated[
         str, typer.Option(help="l1, l2, or auto: the one that could answer more, cross-validated.")
@@ -114,7 +112,7 @@ def _hint(store: Any, model: str, settings: Any) -> str:
 @learn_app.command("schedule")
 def schedule_command(
     task: TaskArgument,
-    by: ByOption,
+    by: AnswerableOption,
     why: WhyOption,
     every: Annotated[str, typer.Option(help="How often: 12h, 7d, 2w.")] = "7d",
     off: Annotated[bool, typer.Option("--off", help="End the schedule.")] = False,

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from upeti.cli.dataset import print_plain
-from upeti.cli.options import ConfigOption, JsonOption
+from upeti.cli.options import ByOption, ConfigOption, JsonOption, WhyOption
 from upeti.cli.state import opened_rights
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 models_app = typer.Typer(help="Own models: what each rests on, its papers, its stage.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, or NAME@VERSION; without one the newest.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 
 
 @models_app.command("register")

@@ -34,6 +34,9 @@ DataDirOption = Annotated[
     Path | None,
     typer.Option("--data-dir", help="Data directory, in place of the one the configuration names.", show_default=False),
 ]
+ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
+AnswerableOption = Annotated[str, typer.Option("--by", help="Who answers for it: a person's name.")]
+WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; money as exact decimal strings.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV; money as exact decimals.")]
 FirstDayOption = Annotated[

@@ -14,7 +14,7 @@ import msgspec
 import typer
 
 from upeti.cli import rights_show
-from upeti.cli.options import CONFIG_FILE, ConfigOption, JsonOption, values_of
+from upeti.cli.options import CONFIG_FILE, ByOption, ConfigOption, JsonOption, WhyOption, values_of
 from upeti.cli.places import channels_in
 from upeti.cli.state import open_state
 
@@ -37,8 +37,6 @@ PurposeArgument = Annotated[
         "task_generative, general_model, tune_at_provider or resell.",
     ),
 ]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 _DAYS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]
 AtOption = Annotated[
     datetime | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from upeti.cli.options import CONFIG_FILE, ConfigOption, JsonOption
+from upeti.cli.options import CONFIG_FILE, ByOption, ConfigOption, JsonOption, WhyOption
 from upeti.cli.state import opened_rights
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ students_app = typer.Typer(
 )
 
 NameArgument = Annotated[str, typer.Argument(metavar="MODEL", help="NAME, or NAME@VERSION; without one the newest.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 
 
 @students_app.command("list")

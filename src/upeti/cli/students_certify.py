@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, JsonOption
+from upeti.cli.options import AnswerableOption, ConfigOption, JsonOption, WhyOption
 from upeti.cli.state import opened_rights
 from upeti.cli.students import students_app
 from upeti.learning.target import Kind
@@ -17,8 +17,8 @@ from upeti.learning.target import Kind
 @students_app.command("certify")
 def certify_command(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="NAME, or NAME@VERSION; without one the newest.")],
-    by: Annotated[str, typer.Option("--by", help="Who answers for it: a person's name.")],
-    why: Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")],
+    by: AnswerableOption,
+    why: WhyOption,
     dataset: Annotated[
         str, typer.Option(help="A data set of the task's pairs.", show_default="one is built of what is kept now")
     ] = "",

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from upeti.cli import students_certify  # noqa: F401 - adds its command
-from upeti.cli.options import ConfigOption, JsonOption
+from upeti.cli.options import AnswerableOption, ConfigOption, JsonOption, WhyOption
 from upeti.cli.state import opened_rights
 from upeti.cli.students import students_app
 from upeti.core.errors import ConfigError
@@ -23,8 +23,8 @@ _LEVELS = ("auto", "l1", "l2", "l3")
 @students_app.command("train")
 def train_command(
     task: Annotated[str, typer.Argument(metavar="TASK", help="A declared task: `upeti tasks declare`.")],
-    by: Annotated[str, typer.Option("--by", help="Who answers for it: a person's name.")],
-    why: Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")],
+    by: AnswerableOption,
+    why: WhyOption,
     level: Annotated[
         str,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import typer
 
-from upeti.cli.options import ConfigOption, FirstDayOption, JsonOption, LastDayOption, values_of
+from upeti.cli.options import ByOption, ConfigOption, FirstDayOption, JsonOption, LastDayOption, WhyOption, values_of
 from upeti.cli.output import console
 from upeti.cli.state import opened_rights
 from upeti.cli.tasks_show import (
@@ -41,8 +41,6 @@ tasks_app = typer.Typer(
 _SHARE: Final = "0.5"
 
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="A task's name, as `upeti tasks list` shows it.")]
-ByOption = Annotated[str, typer.Option("--by", help="Who decides: a person's name.")]
-WhyOption = Annotated[str, typer.Option("--why", help="Why; it is journaled and shown.")]
 ShareOption = Annotated[
     str, typer.Option(help="Share of the calls that an own model is assumed to answer. An assumption, no forecast.")
 ]
